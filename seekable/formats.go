@@ -1,0 +1,60 @@
+package seekable
+
+import (
+	"context"
+	"io"
+
+	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/deflate"
+	"github.com/machinefs/machinefs/seekable/internal/xz"
+)
+
+// decoders make the decoder of a part, by the format's name in an index; check is the xz block's.
+var decoders = map[string]func(p part, check byte) decoder{
+	"xz": func(p part, check byte) decoder {
+		return xzDecoder{xz.Block{In: p.in, InLen: p.inLen, Out: p.out, OutLen: p.outLen, Check: xz.Check(check)}}
+	},
+	"gzip": func(part, byte) decoder { return deflateDecoder{deflate.Gzip} },
+}
+
+// xz: a part is a block; the index at the end of the file lists them.
+type xzDecoder struct{ block xz.Block }
+
+func (d xzDecoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+	return xz.NewWalker(r, d.block, at, window)
+}
+
+func (d xzDecoder) decode(dst, src []byte, at codec.Point, window []byte) error {
+	return xz.Decode(dst, src, d.block, at, window)
+}
+
+func openXz(ctx context.Context, b Blob, opt Options) (*Layer, error) {
+	blocks, _, err := xz.ReadIndex(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]part, len(blocks))
+	for i, k := range blocks {
+		parts[i] = part{in: k.In, inLen: k.InLen, out: k.Out, outLen: k.OutLen, dec: xzDecoder{k}, check: byte(k.Check)}
+	}
+	return streamLayer("xz", b, parts, opt), nil
+}
+
+// gzip, and the deflate in a zip: one part, to be walked.
+type deflateDecoder struct{ around deflate.Format }
+
+func (d deflateDecoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+	return deflate.NewWalker(r, d.around, at, window)
+}
+
+func (d deflateDecoder) decode(dst, src []byte, at codec.Point, window []byte) error {
+	return deflate.Decode(dst, src, d.around, at, window)
+}
+
+func openGzip(_ context.Context, b Blob, opt Options) (*Layer, error) {
+	return streamLayer("gzip", b, []part{{inLen: b.Size(), outLen: -1, dec: deflateDecoder{deflate.Gzip}}}, opt), nil
+}
+
+func streamLayer(format string, b Blob, parts []part, opt Options) *Layer {
+	return &Layer{Format: format, Stream: newStream(format, b, parts, opt)}
+}

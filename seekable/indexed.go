@@ -1,0 +1,41 @@
+package seekable
+
+import (
+	"context"
+	"fmt"
+)
+
+// Indexed opens blob, which has the given digest, with an index of it: no byte of the blob is read. The index is validated and then
+// believed; each span is compared with the SHA-256 in it.
+//
+// Errors: *FormatError and *ChecksumError for what the index holds, and those of reading it.
+func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Options) (*Layer, error) {
+	x, err := readIndex(ctx, content, digest, blob.Size())
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	s := &Stream{format: indexFormats[x.format], blob: blob, log: opt.Log, jour: &journal{}, lay: &layout{size: x.size, grid: MaxSpan}}
+	if s.log == nil {
+		s.log = discard
+	}
+	for i := 0; i < len(x.spans); {
+		// A segment is what begins at a natural start: a block of xz, where the decoder wants to know its bounds.
+		n := 1
+		for i+n < len(x.spans) && x.spans[i+n].state.len > 0 {
+			n++
+		}
+		spans := x.spans[i : i+n]
+		first, last := spans[0], spans[n-1]
+		end := last.out + int64(last.outLen)
+		whole := part{in: first.in, inLen: last.inEnd - first.in, out: first.out, outLen: end - first.out}
+		if whole.inLen < 0 {
+			return nil, fmt.Errorf("open index: %w", &FormatError{Format: "index", Msg: fmt.Sprintf("span at %d ends before its block begins", last.out)})
+		}
+		whole.dec = decoders[s.format](whole, first.check)
+		s.lay.segs = append(s.lay.segs, segment{
+			out: first.out, outLen: whole.outLen, parts: []part{whole}, large: true, spans: spans, front: frontier{out: end}, walk: newWalk(),
+		})
+		i += n
+	}
+	return &Layer{Format: s.format, Stream: s}, nil
+}

@@ -1,0 +1,84 @@
+package seekable
+
+import (
+	"context"
+	"io"
+)
+
+const (
+	firstPiece = 256 << 10 // bytes of a walk's first range
+	lastPiece  = 4 << 20   // bytes of its later ranges, once it goes on
+	maxAhead   = 4         // ranges under way at once
+)
+
+// A pieceReader reads a blob in order from an offset on, in ranges that grow while it is read, with some of them under way ahead
+// of the reader. It outlives the call that it serves: a parked walk keeps what was fetched ahead.
+type pieceReader struct {
+	blob   Blob
+	next   int64 // where the next range starts
+	end    int64
+	size   int64 // of the next range
+	ahead  int   // ranges wanted under way
+	queue  []*piece
+	cur    []byte
+	call   context.Context // of the call that reads now: set by each ReadSpans, for waiting only
+	life   context.Context
+	cancel context.CancelFunc
+}
+
+type piece struct {
+	buf  []byte
+	err  error
+	done chan struct{}
+}
+
+func newPieceReader(b Blob, off, end int64) *pieceReader {
+	life, cancel := context.WithCancel(context.Background())
+	return &pieceReader{blob: b, next: off, end: end, size: firstPiece, ahead: 1, life: life, cancel: cancel}
+}
+
+func (r *pieceReader) Read(p []byte) (int, error) {
+	for len(r.cur) == 0 {
+		r.fetch()
+		if len(r.queue) == 0 {
+			return 0, io.EOF
+		}
+		first := r.queue[0]
+		select {
+		case <-first.done:
+		case <-r.call.Done():
+			return 0, context.Cause(r.call)
+		}
+		if first.err != nil {
+			return 0, first.err
+		}
+		r.queue, r.cur = r.queue[1:], first.buf
+		r.ahead = min(r.ahead+1, maxAhead)
+	}
+	n := copy(p, r.cur)
+	r.cur = r.cur[n:]
+	return n, nil
+}
+
+// fetch keeps r.ahead ranges under way.
+func (r *pieceReader) fetch() {
+	for len(r.queue) < r.ahead && r.next < r.end {
+		n := min(r.size, r.end-r.next)
+		p := &piece{buf: make([]byte, n), done: make(chan struct{})}
+		off := r.next
+		go func() {
+			p.err = r.blob.ReadAt(r.life, p.buf, off)
+			close(p.done)
+		}()
+		r.queue = append(r.queue, p)
+		r.next += n
+		r.size = min(r.size*2, lastPiece)
+	}
+}
+
+func (r *pieceReader) close() {
+	r.cancel()
+	for _, p := range r.queue {
+		<-p.done
+	}
+}

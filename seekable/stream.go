@@ -1,0 +1,269 @@
+package seekable
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+)
+
+// Options say how a stream is opened.
+type Options struct {
+	// Span is the size in bytes of the spans that long units are cut into, at most MaxSpan; 0 is MaxSpan.
+	Span int64
+
+	// Index is the path without suffix of the files in which the stream keeps what it learned about itself; empty keeps it in memory.
+	// Any number of processes may share it.
+	Index string
+
+	// Member is the name of the file wanted inside a tar or zip; empty takes the disk that is there.
+	Member string
+
+	Log *slog.Logger // nil: nothing is logged
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// A Stream is the decoded content of a compressed blob. It is safe for parallel use.
+type Stream struct {
+	format string
+	blob   Blob
+	log    *slog.Logger
+
+	mu  sync.RWMutex // guards lay, with all below it, and jour
+	lay *layout
+
+	jour   *journal
+	learns bool                                                 // has large segments
+	past   func(ctx context.Context, p []byte, off int64) error // see SetHistory
+}
+
+// Format returns the name of the stream's format: "zstd", "xz", "gzip", "bzip2", "lz4".
+func (s *Stream) Format() string { return s.format }
+
+// Size returns the number of decoded bytes, or -1 while that is not known: then ReadSpans to the end of the stream settles it.
+func (s *Stream) Size() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.lay.size
+}
+
+// Span returns the bounds of the span that holds off, 0 <= off < Size. While the size is not known, end may lie beyond it. A span's bounds
+// can change when the stream learns more; what lies in [start, end) does not.
+func (s *Stream) Span(off int64) (start, end int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.lay.span(off)
+}
+
+// Run returns where decoding has to begin to reach off (the span's start, if the span decodes alone), and how far it can go on from there in one
+// go: math.MaxInt64 while the size is not known.
+func (s *Stream) Run(off int64) (start, end int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.lay.run(off)
+}
+
+// SetHistory gives the stream a reader of its own decoded bytes, the cache above it, for a walk that goes on in the middle. Without it they are
+// decoded again.
+func (s *Stream) SetHistory(read func(ctx context.Context, p []byte, off int64) error) { s.past = read }
+
+func (s *Stream) history(ctx context.Context, p []byte, off int64) error {
+	if s.past != nil {
+		return s.past(ctx, p, off)
+	}
+	return s.ReadSpans(ctx, off, off+int64(len(p)), func(at int64, q []byte) error {
+		if from := max(off, at); from < at+int64(len(q)) && from < off+int64(len(p)) {
+			copy(p[from-off:], q[from-at:])
+		}
+		return nil
+	})
+}
+
+// ReadSpans decodes the spans that cover [start, end) and hands each to keep, in rising order; in a part that has to be walked, the spans from
+// Run's start on come first. p is valid during the call of keep only. An error of keep ends it.
+//
+// Errors: *FormatError and *ChecksumError for what the blob holds, the blob's own errors, the context's cause.
+func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
+	for off := start; off < end; {
+		if size := s.Size(); size >= 0 && off >= size {
+			return nil
+		}
+		next, err := s.readFrom(ctx, off, end, keep)
+		if err != nil {
+			return fmt.Errorf("read %s span at %d: %w", s.format, off, err)
+		}
+		off = next
+	}
+	return nil
+}
+
+// readFrom hands out spans from off on: as many as one fetch brings, or as one walk passes. It returns where it stopped.
+func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, []byte) error) (int64, error) {
+	s.mu.RLock()
+	i := s.lay.segment(off)
+	seg := &s.lay.segs[i]
+	units := s.units(i, off, end)
+	s.mu.RUnlock()
+	if len(units) > 0 {
+		return s.decodeUnits(ctx, units, keep)
+	}
+	if err := seg.walk.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer seg.walk.unlock()
+	s.catchUp()
+	s.mu.RLock()
+	passed, segEnd := seg.front.out > off, seg.end()
+	s.mu.RUnlock()
+	if passed {
+		return off, nil // another walk did; now the spans can be decoded alone
+	}
+	target := end
+	if segEnd >= 0 {
+		target = min(end, segEnd)
+	}
+	err := s.advance(ctx, seg, target, keep)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err == nil && seg.front.out <= off {
+		return end, nil // the stream of unknown size ended before off
+	}
+	return seg.front.out, err
+}
+
+// A unit is a span, made ready to be decoded alone.
+type unit struct {
+	out, outLen int64
+	in, inEnd   int64
+	parts       []part // decoded one after the other, each whole
+	span        *span  // or one span of the part
+}
+
+const fetchLimit = 8 << 20 // compressed bytes of neighbouring units that are fetched in one range
+
+// units returns the units from off on that can be decoded alone and are fetched in one range: neighbours, up to end and fetchLimit.
+func (s *Stream) units(i int, off, end int64) (us []unit) {
+	for ; i < len(s.lay.segs) && off < end; i++ {
+		seg := &s.lay.segs[i]
+		if !seg.large {
+			last := seg.parts[len(seg.parts)-1]
+			us = append(us, unit{out: seg.out, outLen: seg.outLen, in: seg.parts[0].in, inEnd: last.in + last.inLen, parts: seg.parts})
+			off = seg.end()
+		} else {
+			k := seg.known(off)
+			if k < 0 {
+				return us
+			}
+			for ; k < len(seg.spans) && off < end; k++ {
+				sp := &seg.spans[k]
+				us = append(us, unit{out: sp.out, outLen: int64(sp.outLen), in: sp.in, inEnd: sp.inEnd, parts: seg.parts, span: sp})
+				off = sp.out + int64(sp.outLen)
+				if sp.inEnd-us[0].in > fetchLimit {
+					return us
+				}
+			}
+			if off < seg.end() || seg.outLen < 0 {
+				return us
+			}
+		}
+		if us[len(us)-1].inEnd-us[0].in > fetchLimit {
+			return us
+		}
+	}
+	return us
+}
+
+// decodeUnits fetches units in one range, decodes them and hands them out. It returns the end of the last one.
+func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []byte) error) (int64, error) {
+	lo, hi := int64(-1), int64(-1)
+	for _, u := range us {
+		if u.span != nil && u.span.zero {
+			continue
+		}
+		if lo < 0 {
+			lo = u.in
+		}
+		hi = max(hi, u.inEnd)
+	}
+	var src []byte
+	if hi > lo {
+		src = make([]byte, hi-lo)
+		if err := s.blob.ReadAt(ctx, src, lo); err != nil {
+			return 0, err
+		}
+	}
+	buf := spanBuffer()
+	defer spanBuffers.Put(buf)
+	for _, u := range us {
+		p := (*buf)[:u.outLen]
+		if err := s.decodeUnit(ctx, u, p, src, lo); err != nil {
+			return 0, err
+		}
+		if err := keep(u.out, p); err != nil {
+			return 0, err
+		}
+	}
+	last := us[len(us)-1]
+	return last.out + last.outLen, nil
+}
+
+// decodeUnit decodes one unit into p; src holds the blob's bytes from base on.
+func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int64) error {
+	if u.span == nil {
+		for _, pt := range u.parts {
+			err := pt.dec.decode(p[pt.out-u.out:pt.out-u.out+pt.outLen], src[pt.in-base:pt.in-base+pt.inLen], naturalStart, nil)
+			if err != nil {
+				return shiftError(err, pt.in)
+			}
+		}
+		return nil
+	}
+	if u.span.zero {
+		clear(p)
+		return nil
+	}
+	if err := s.decodeSpan(ctx, u.parts[0], u.span, p, src[u.in-base:u.inEnd-base]); err != nil {
+		return shiftError(err, u.in)
+	}
+	if sum := sha256.Sum256(p); sum != u.span.sum {
+		return &ChecksumError{Format: "index", Kind: "SHA-256", Off: u.in, Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(u.span.sum[:])}
+	}
+	return nil
+}
+
+// shiftError makes the offset in a decoder's error one of the blob.
+func shiftError(err error, base int64) error {
+	if f, ok := errors.AsType[*FormatError](err); ok {
+		c := *f
+		c.Off += base
+		return &c
+	}
+	return err
+}
+
+var spanBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func spanBuffer() *[]byte {
+	b := spanBuffers.Get().(*[]byte)
+	if cap(*b) < MaxSpan {
+		*b = make([]byte, MaxSpan)
+	}
+	*b = (*b)[:MaxSpan]
+	return b
+}
+
+// Close drops the walks that are parked. Calls under way must have ended.
+func (s *Stream) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.lay.segs {
+		if w := s.lay.segs[i].walk; w != nil {
+			w.drop()
+		}
+	}
+	return s.jour.close()
+}

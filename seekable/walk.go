@@ -1,0 +1,238 @@
+package seekable
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+
+	"github.com/machinefs/machinefs/seekable/internal/codec"
+)
+
+// A decoder is one format's way to decode a part. Points count compressed bytes from the start of the part.
+type decoder interface {
+	// walker starts a walk; r gives the compressed bytes from at.In on to the end of the part.
+	walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error)
+	// decode decodes one span, or the whole part with the zero Point, without I/O.
+	decode(dst, src []byte, at codec.Point, window []byte) error
+}
+
+// A walk decodes a large segment in order, a span at a time. Segments' walks are serialised by walk.busy.
+type walk struct {
+	busy chan struct{} // holds one token: who has it drives the walk
+	w    codec.Walker  // nil while the walk is not begun, or was dropped after an error
+	r    *pieceReader
+	buf  []byte // output history, then room for spans
+	at   int    // end of the history in buf
+	out  int64  // the same in the stream
+}
+
+func newWalk() *walk {
+	k := &walk{busy: make(chan struct{}, 1)}
+	k.busy <- struct{}{}
+	return k
+}
+
+// lock waits for the right to drive the walk.
+func (k *walk) lock(ctx context.Context) error {
+	select {
+	case <-k.busy:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (k *walk) unlock() { k.busy <- struct{}{} }
+
+// drop forgets the decoder and its buffers; the walk can be begun again at the segment's frontier.
+func (k *walk) drop() {
+	if k.w != nil {
+		k.w.Close()
+		k.r.close()
+	}
+	k.w, k.r, k.buf, k.at = nil, nil, nil, 0
+}
+
+// begin starts the decoder at the segment's frontier.
+func (s *Stream) begin(ctx context.Context, seg *segment, f frontier) error {
+	k, p := seg.walk, seg.parts[0]
+	var past []byte // the output before the frontier: the window, then the lead
+	if f.st != nil {
+		past = make([]byte, min(int64(f.window+f.lead), f.out-seg.out))
+		if err := s.history(ctx, past, f.out-int64(len(past))); err != nil {
+			return fmt.Errorf("read the window before byte %d: %w", f.out, err)
+		}
+	}
+	k.r = newPieceReader(s.blob, f.in, p.in+p.inLen)
+	k.r.call = ctx
+	w, err := p.dec.walker(k.r, codec.Point{In: f.in - p.in, Lead: f.lead, State: f.st}, past[:max(0, len(past)-f.lead)])
+	if err != nil {
+		k.r.close()
+		k.r = nil
+		return err
+	}
+	k.w, k.buf, k.at, k.out = w, past, len(past), f.out
+	return nil
+}
+
+// room makes k.buf hold the window behind k.at and n bytes after it.
+func (k *walk) room(n int) error {
+	window := k.w.Window()
+	if window > MaxWindow {
+		return fmt.Errorf("decode a window of %d MiB: at most %d MiB are kept in memory", window>>20, MaxWindow>>20)
+	}
+	if len(k.buf)-k.at >= n {
+		return nil
+	}
+	keep := min(k.at, window)
+	// Room for several spans, so that the window is moved once for all of them.
+	buf := k.buf
+	if want := max(window, keep) + 3*n; cap(buf) < want {
+		buf = make([]byte, want)
+	} else {
+		buf = buf[:cap(buf)]
+	}
+	copy(buf, k.buf[k.at-keep:k.at])
+	k.buf, k.at = buf, keep
+	return nil
+}
+
+// advance walks seg from its frontier until it has passed target or the segment ends, and hands every span to keep.
+// The caller holds seg.walk's token.
+func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep func(int64, []byte) error) (err error) {
+	k := seg.walk
+	front, end := s.place(seg)
+	if k.w != nil && k.out != front.out {
+		k.drop() // parked, and overtaken by another process
+	}
+	if k.w == nil {
+		if err := s.begin(ctx, seg, front); err != nil {
+			return err
+		}
+	}
+	k.r.call = ctx
+	defer func() {
+		if err != nil {
+			k.drop()
+		}
+	}()
+	side := newSide(s, seg, keep)
+	defer side.stop()
+	out := front.out
+	ended := false
+	for !ended && out < target && (end < 0 || out < end) {
+		n := s.lay.grid
+		if end >= 0 {
+			n = min(n, end-out)
+		}
+		if len(k.buf)-k.at < int(n) {
+			if err := side.wait(); err != nil { // it reads the history that is about to move
+				return err
+			}
+			if err := k.room(int(n)); err != nil {
+				return err
+			}
+		}
+		got, pt, err := k.w.Next(k.buf[:k.at+int(n)], k.at)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		ended = err == io.EOF
+		if ended && end >= 0 && out+int64(got) != end {
+			return &FormatError{Format: s.format, Off: pt.InEnd, Msg: fmt.Sprintf("stream ends after %d decoded bytes, want %d", out+int64(got)-seg.out, end-seg.out)}
+		}
+		if got > 0 {
+			job := sideJob{buf: k.buf, at: k.at, n: got, out: out, pt: pt, front: k.w.Frontier(), window: k.w.Window()}
+			side.jobs <- job
+		}
+		k.at += got
+		out += int64(got)
+		k.out = out
+	}
+	if err := side.wait(); err != nil {
+		return err
+	}
+	if ended || end >= 0 && out >= end {
+		return s.finish(seg, out, ended)
+	}
+	return nil
+}
+
+// finish ends a walk that has reached the segment's end at out. It makes the decoder verify what follows the last byte, and settles an unknown size.
+func (s *Stream) finish(seg *segment, out int64, ended bool) error {
+	k := seg.walk
+	if !ended {
+		// As many bytes came out as were stated; the decoder has yet to say that this is the end.
+		if err := k.room(1); err != nil {
+			return err
+		}
+		n, _, err := k.w.Next(k.buf[:k.at+1], k.at)
+		if n != 0 {
+			return &FormatError{Format: s.format, Off: k.w.Frontier().In, Msg: fmt.Sprintf("stream goes on after the %d bytes that its header states", out-seg.out)}
+		}
+		if err != io.EOF {
+			return err
+		}
+	}
+	k.drop()
+	return s.settle(seg, out)
+}
+
+// A side does what a walk owes besides decoding, in a goroutine of its own, so that the next span is decoded meanwhile: hand the span out, hash it,
+// and note its Point.
+type side struct {
+	s    *Stream
+	seg  *segment
+	keep func(int64, []byte) error
+	jobs chan sideJob
+	idle chan error // answers wait: the first error so far
+	err  error
+}
+
+type sideJob struct {
+	buf    []byte
+	at, n  int
+	out    int64
+	pt     codec.Point
+	front  codec.Point
+	window int
+	flush  bool
+}
+
+func newSide(s *Stream, seg *segment, keep func(int64, []byte) error) *side {
+	d := &side{s: s, seg: seg, keep: keep, jobs: make(chan sideJob), idle: make(chan error)}
+	go func() {
+		defer close(d.idle)
+		for j := range d.jobs {
+			if j.flush {
+				d.idle <- d.err
+			} else if d.err == nil {
+				d.err = d.do(j)
+			}
+		}
+	}()
+	return d
+}
+
+// wait returns when all jobs are done.
+func (d *side) wait() error {
+	d.jobs <- sideJob{flush: true}
+	return <-d.idle
+}
+
+func (d *side) stop() {
+	close(d.jobs)
+	<-d.idle
+}
+
+func (d *side) do(j sideJob) error {
+	p := j.buf[j.at : j.at+j.n]
+	if err := d.keep(j.out, p); err != nil {
+		return err
+	}
+	base, check := d.seg.parts[0].in, d.seg.parts[0].check
+	sp := span{out: j.out, outLen: j.n, in: base + j.pt.In, inEnd: base + j.pt.InEnd, lead: j.pt.Lead, zero: isZero(p), sum: sha256.Sum256(p), check: check}
+	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
+	return d.s.learn(d.seg, sp, packState(j.pt, j.buf[:j.at-j.pt.Lead]), front)
+}
