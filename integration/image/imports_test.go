@@ -1,0 +1,54 @@
+package image
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestImportGraph holds the packages to a star: cmd/machinefs knows the five below it, and none of these knows another. It lives
+// with the test images because every other folder is one of the packages it judges.
+func TestImportGraph(t *testing.T) {
+	const module = "github.com/machinefs/machinefs/"
+	layers := map[string]bool{"fs": true, "disk": true, "cache": true, "seekable": true, "blobfetch": true}
+	// Libraries that one package alone may import, besides the integration tests.
+	only := map[string]string{
+		"github.com/hanwen/go-fuse/":              "fs",
+		"github.com/google/go-containerregistry/": "blobfetch",
+		"github.com/spf13/":                       "cmd",
+	}
+	list := exec.Command("go", "list", "-f",
+		`{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}{{range .TestImports}}{{$p}} {{.}}{{"\n"}}{{end}}{{range .XTestImports}}{{$p}} {{.}}{{"\n"}}{{end}}`,
+		module+"...")
+	var said strings.Builder
+	list.Stderr = &said
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("go list: %v: %s", err, said.String())
+	}
+	top := func(path string) string {
+		first, _, _ := strings.Cut(strings.TrimPrefix(path, module), "/")
+		return first
+	}
+	judged := 0
+	for line := range strings.Lines(string(out)) {
+		from, to, _ := strings.Cut(strings.TrimSpace(line), " ")
+		judged++
+		if strings.HasPrefix(to, module) && top(to) != top(from) {
+			switch {
+			case top(from) == "cmd" && layers[top(to)]:
+			default:
+				t.Errorf("%s imports %s: only cmd may import another package of this module, and only the five below it",
+					from, to)
+			}
+		}
+		for library, owner := range only {
+			if strings.HasPrefix(to, library) && top(from) != owner && top(from) != "integration" {
+				t.Errorf("%s imports %s, which is for %s alone", from, to, owner)
+			}
+		}
+	}
+	if judged < 20 {
+		t.Fatalf("go list named %d imports; the graph was not seen", judged)
+	}
+}
