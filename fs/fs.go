@@ -1,0 +1,106 @@
+// Package fs shows disks as read-only files of a FUSE mount. It knows FUSE and nothing else: not where a
+// disk's bytes come from, not what a reference is.
+//
+// # Concept
+//
+// The caller gives a Tree: the names that are always there, a rule that says of any other path whether it
+// could be a file, and a way to open one. An opened path is a Disk: a size and reads. Everything else a disk
+// can tell (holes, bytes held locally, attributes, a plain file with the same content) is an optional
+// interface that is asked for by type assertion.
+//
+// # Rules
+//
+//   - A file never changes: its size, its modification time and its bytes are those of the first time it was
+//     opened. The kernel may therefore keep pages and names for as long as it likes. Only st_blocks, which
+//     counts the bytes held locally, moves; it is asked for again once a second.
+//   - stat(2) needs the exact size, so the first lookup of a file opens its disk, which may use the network.
+//     Opening happens once per path however many ask, and other names are served meanwhile. A failure is not
+//     kept: the next touch tries again.
+//   - The end of the file is decided here and nowhere else: a read is cut to the size before the disk sees it.
+//   - An interrupt of a reader cancels nothing that others may wait for. It only lets a reader that is being
+//     killed leave: see Disk.
+//   - One table, in errno.go, turns errors into errno.
+//   - Node ids are hashes of paths and file handles carry no state but two fixed numbers, so that another
+//     process could take over a mount without the kernel noticing.
+//
+// # Dangers
+//
+// The process that serves a mount must not keep a file of that mount open or mapped: it could not be killed
+// any more. The kernel holds a directory's lock for reading while a name in it is looked up; a process that
+// tries to create a file there waits for the lock, and makes later lookups in that directory wait with it,
+// until the slow lookup ends.
+package fs
+
+import (
+	"context"
+	"os"
+	"time"
+)
+
+// A Disk is what one file of the mount shows. Its methods are called in parallel.
+type Disk interface {
+	// Size is exact and never changes.
+	Size() int64
+
+	// ReadAt fills all of p or fails; [off, off+len(p)) lies within the size. ctx ends when nobody waits for
+	// the answer any more: the reading process is being killed, or the call has returned. The disk may then
+	// give up waiting, but work that other readers share must not be done under ctx.
+	ReadAt(ctx context.Context, p []byte, off int64) error
+}
+
+// A HoleSeeker is a Disk that knows where it holds nothing but zeros without reading them. Any other disk is
+// shown as data from end to end.
+type HoleSeeker interface {
+	// SeekData returns the first offset at or after off that may hold something other than zeros, or the
+	// size if there is none. 0 <= off < size.
+	SeekData(ctx context.Context, off int64) (int64, error)
+
+	// SeekHole returns the first offset at or after off from which on zeros are known, or the size if there
+	// is none. 0 <= off < size.
+	SeekHole(ctx context.Context, off int64) (int64, error)
+}
+
+// A LocalSizer is a Disk that knows how many of its bytes are held on this machine; st_blocks shows them.
+// LocalBytes must be cheap: it is called for every stat.
+type LocalSizer interface{ LocalBytes() int64 }
+
+// A Backer is a Disk that may have, by now, a local file of exactly its content. The kernel then reads that
+// file itself, if Config.Passthrough is set. The file stays the disk's; it must stay open and unchanged until
+// the disk is closed.
+type Backer interface{ Backing() (*os.File, bool) }
+
+// An Attributer is a Disk with extended attributes, which appear as user.machinefs.NAME. Attr is called with
+// the name alone, such as "digest".
+type Attributer interface {
+	Attrs() []string
+	Attr(name string) ([]byte, bool)
+}
+
+// A ModTimer is a Disk with a modification time of its own; any other has the time of the mount.
+type ModTimer interface{ ModTime() time.Time }
+
+// Kind is what a path of the mount is.
+type Kind int
+
+const (
+	Absent Kind = iota // nothing: ENOENT, at once
+	Dir                // a directory that exists because names lie, or could lie, below it
+	File               // a disk, or at least a name worth asking for
+)
+
+// A Tree is the content of a mount. Paths are relative, separated by slashes, and cleaned; what the path's
+// elements hold is whatever somebody typed.
+type Tree interface {
+	// Names are the files listed from the start, opened or not. They may contain slashes. It is called once.
+	Names() []string
+
+	// Lookup says what a path is that is neither one of Names nor a directory above one. It must answer at
+	// once and from the path's form alone: shells and file managers probe for .git, .Trash, autorun.inf and
+	// the like in every directory they see.
+	Lookup(path string) Kind
+
+	// Open opens the disk at a path that is one of Names or a File. It may take long; ctx ends only with the
+	// mount. It is called again after an error, and after an idle disk was closed (Config.IdleClose), and
+	// must then give a disk with the same bytes. A disk that is an io.Closer is closed in the end.
+	Open(ctx context.Context, path string) (Disk, error)
+}

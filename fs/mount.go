@@ -1,0 +1,152 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Config is how a Tree is mounted. The zero value is good.
+type Config struct {
+	AllowOther bool   // other users may read, too; as an ordinary user this needs user_allow_other in /etc/fuse.conf
+	FsName     string // the source that df and findmnt show; "machinefs" if empty
+
+	// ReadAhead is how much the kernel reads ahead of sequential readers, in bytes: 1 MiB if 0, the kernel's
+	// own 128 KiB if negative. Only root can change it.
+	ReadAhead int64
+
+	// Passthrough lets the kernel read complete disks from their local file; see Backer. It takes effect for
+	// root, on Linux 6.9 and later.
+	Passthrough bool
+
+	// IdleClose is how long a disk stays open that nobody has open; 0 is until the mount ends.
+	IdleClose time.Duration
+
+	// ErrnoOf may name the errno of errors that this package cannot know, and returns 0 for all others.
+	ErrnoOf func(error) syscall.Errno
+
+	Log   *slog.Logger // nil: nothing is logged
+	Debug bool         // log every request
+}
+
+const (
+	// maxRequest is the most the kernel asks for at once: 256 pages, its own limit unless the administrator
+	// raised it.
+	maxRequest = 1 << 20
+	// maxBackground bounds the asynchronous requests under way, and with maxRequest the memory they take.
+	maxBackground = 64
+	// defaultReadAhead: larger gains nothing on warm files, and costs readers of mapped files, for whom the
+	// kernel reads this much around every fault.
+	defaultReadAhead = 1 << 20
+)
+
+// Mount mounts t on dir and serves it until it is unmounted. It returns when the mount can be used. A failure to
+// mount is a *MountError; a stale machinefs mount on dir is detached first.
+func Mount(dir string, t Tree, cfg Config) (*Server, error) {
+	names := t.Names()
+	if err := CheckNames(names); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	real, mountErr := prepare(dir)
+	if mountErr != nil {
+		return nil, mountErr
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	owner := fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
+	s := &Server{dir: real, cancel: cancel, served: make(chan struct{})}
+	s.fs = newFilesystem(ctx, t, names, cfg, owner)
+	raw, err := fuse.NewServer(s.fs, real, mountOptions(cfg))
+	if err != nil {
+		cancel()
+		if on, mounted, _ := mountAt(real); mounted && on.kind == fsType {
+			detach(real) // mounted, and then the kernel and go-fuse did not agree
+		}
+		return nil, explain(real, cfg, err)
+	}
+	s.fs.backing.server = raw
+	go s.serve(raw)
+	if err := raw.WaitMount(); err != nil {
+		detach(real)
+		<-s.served
+		return nil, &MountError{Op: "mount", Dir: dir, Err: fmt.Errorf("mounted, but it does not answer: %w", err)}
+	}
+	if cfg.IdleClose > 0 {
+		go s.fs.closeIdleLoop(ctx)
+	}
+	if cfg.ReadAhead >= 0 {
+		setReadAhead(real, cfg.ReadAhead, cfg.Log)
+	}
+	return s, nil
+}
+
+func mountOptions(cfg Config) *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		Name:       subtype,
+		FsName:     cfg.FsName,
+		AllowOther: cfg.AllowOther,
+
+		// For fusermount3 and, as flags, for mount(2), which is tried first. default_permissions has the
+		// kernel check modes by itself.
+		Options:          []string{"ro", "nosuid", "nodev", "default_permissions"},
+		DirectMount:      true,
+		DirectMountFlags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
+
+		MaxWrite:      maxRequest,
+		MaxBackground: maxBackground,
+		// Direct reads at depth: one request need not wait for the one before.
+		ExtraCapabilities: fuse.CAP_ASYNC_DIO,
+		// Content never changes, so no attribute that does may throw pages away or be checked before a read.
+		ExplicitDataCacheControl: true,
+		// A plain ls must not open every disk: with READDIRPLUS each entry comes with its size.
+		DisableReadDirPlus: true,
+		DisableSplice:      true, // reads are answered from memory
+		MaxStackDepth:      2,    // a backing file may lie on overlayfs
+
+		Debug:  cfg.Debug,
+		Logger: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
+		PanicHandler: func(p any) fuse.Status {
+			cfg.Log.Error("panic while answering a request", "panic", p, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+	}
+	if o.FsName == "" {
+		o.FsName = subtype
+	}
+	if !cfg.Passthrough {
+		// It makes the mount count as stacked, which keeps overlayfs off it.
+		o.DisabledCapabilities = fuse.CAP_PASSTHROUGH
+	}
+	if cfg.Debug {
+		o.Logger = log.New(os.Stderr, "fuse: ", log.Lmicroseconds)
+	}
+	return o
+}
+
+// setReadAhead raises the mount's read-ahead. The kernel offers no other way: the FUSE handshake can only lower it.
+func setReadAhead(dir string, bytes int64, log *slog.Logger) {
+	if bytes == 0 {
+		bytes = defaultReadAhead
+	}
+	on, mounted, err := mountAt(dir)
+	if err != nil || !mounted {
+		return
+	}
+	knob := filepath.Join("/sys/class/bdi", on.device, "read_ahead_kb")
+	err = os.WriteFile(knob, strconv.AppendInt(nil, bytes>>10, 10), 0)
+	if err != nil && os.Geteuid() == 0 {
+		log.Info("cannot raise the kernel's read-ahead", "error", err)
+	}
+}

@@ -1,0 +1,81 @@
+package fs
+
+import (
+	"context"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// A Server serves one mount.
+type Server struct {
+	dir    string
+	fs     *filesystem
+	cancel context.CancelFunc
+	served chan struct{} // closed when the last request was answered and all disks are closed
+}
+
+func (s *Server) serve(raw *fuse.Server) {
+	defer close(s.served)
+	raw.Serve()
+	s.cancel()
+	s.fs.end()
+}
+
+// Dir returns the mount point's canonical path.
+func (s *Server) Dir() string { return s.dir }
+
+// Wait returns when the mount is gone, whoever unmounted it, and its disks are closed.
+func (s *Server) Wait() { <-s.served }
+
+// Done is closed when Wait would return.
+func (s *Server) Done() <-chan struct{} { return s.served }
+
+// Unmount unmounts and waits as Wait does. For what lazy does, see the function Unmount; a mount that was
+// detached while in use is not waited for.
+func (s *Server) Unmount(lazy bool) error {
+	select {
+	case <-s.served:
+		return nil
+	default:
+	}
+	if err := Unmount(s.dir, false); err != nil {
+		if !lazy {
+			return err
+		}
+		return Unmount(s.dir, true)
+	}
+	s.Wait()
+	return nil
+}
+
+// Stats counts what was asked of a mount since it began; Handles, Backed and Open are as of now.
+type Stats struct {
+	Lookups    int64 // names that the kernel asked for
+	Opens      int64 // calls of Tree.Open
+	OpenErrors int64
+	Reads      int64 // that reached us: not those served by the kernel's page cache
+	ReadBytes  int64
+	ReadErrors int64
+	Handles    int64 // open file handles
+	Backed     int64 // of these, those whose reads never reach us
+	Files      int64 // names opened so far
+	Open       int64 // of these, those whose disk is open
+}
+
+func (s *Server) Stats() Stats {
+	c := &s.fs.count
+	st := Stats{
+		Lookups: c.lookups.Load(), Opens: c.opens.Load(), OpenErrors: c.openErrors.Load(),
+		Reads: c.reads.Load(), ReadBytes: c.readBytes.Load(), ReadErrors: c.readErrors.Load(),
+		Handles: c.handles.Load(), Backed: s.fs.backing.handles(),
+	}
+	s.fs.mu.RLock()
+	defer s.fs.mu.RUnlock()
+	st.Files = int64(len(s.fs.files))
+	for _, f := range s.fs.files {
+		if f.disk != nil {
+			st.Open++
+		}
+	}
+	return st
+}

@@ -1,0 +1,80 @@
+package fs
+
+import (
+	"strings"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// xattrPrefix is where a disk's attributes appear.
+const xattrPrefix = "user.machinefs."
+
+// attributer holds the disk of a node and returns its attributes, if it has any. release must be called if it is not
+// nil.
+func (fs *filesystem) attributer(cancel <-chan struct{}, h *fuse.InHeader) (a Attributer, release func(), errno syscall.Errno) {
+	n := fs.node(h.NodeId)
+	if n == nil {
+		return nil, nil, syscall.ESTALE
+	}
+	if n.file == nil {
+		return nil, nil, 0
+	}
+	r := fs.request(cancel, h.Pid)
+	defer r.finish()
+	d, err := fs.hold(r, n.file)
+	if err != nil {
+		return nil, nil, errnoOf(err, fs.cfg.ErrnoOf)
+	}
+	a, _ = d.(Attributer)
+	return a, func() { fs.unpin(n.file) }, 0
+}
+
+// GetXAttr looks at the name first: ls and cp ask every file for security and ACL attributes.
+func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	name, ok := strings.CutPrefix(attr, xattrPrefix)
+	if !ok {
+		return 0, fuse.ENOATTR
+	}
+	a, release, errno := fs.attributer(cancel, h)
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	if release != nil {
+		defer release()
+	}
+	if a == nil {
+		return 0, fuse.ENOATTR
+	}
+	value, ok := a.Attr(name)
+	if !ok {
+		return 0, fuse.ENOATTR
+	}
+	return answer(dest, value)
+}
+
+func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	a, release, errno := fs.attributer(cancel, h)
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	if release != nil {
+		defer release()
+	}
+	if a == nil {
+		return 0, fuse.OK
+	}
+	var list []byte
+	for _, name := range a.Attrs() {
+		list = append(append(append(list, xattrPrefix...), name...), 0)
+	}
+	return answer(dest, list)
+}
+
+// answer copies what fits, and says how much there is if it does not.
+func answer(dest, value []byte) (uint32, fuse.Status) {
+	if len(value) > len(dest) {
+		return uint32(len(value)), fuse.Status(syscall.ERANGE)
+	}
+	return uint32(copy(dest, value)), fuse.OK
+}
