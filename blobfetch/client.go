@@ -1,0 +1,104 @@
+package blobfetch
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"golang.org/x/sync/singleflight"
+)
+
+// Config says how to reach the world. The zero value is usable.
+type Config struct {
+	Insecure  bool   // certificates are not checked and registries may be asked by plain http (loopback registries always may)
+	Creds     string // user[:password] for the registry or host that a reference names; goes before AuthFile
+	AuthFile  string // docker's or podman's auth file; "" looks where docker and podman do
+	CertDir   string // folder of *.crt (CAs), *.cert + *.key (client certificates), as in certs.d/HOST
+	Offline   bool   // ask nothing over the network: kept answers only, else ErrOffline
+	Dir       string // where answers, manifests and small configs are kept; "" keeps nothing
+	UserAgent string
+
+	// StallTimeout is how long a fault that may pass is retried without one new byte; default 10 minutes.
+	StallTimeout time.Duration
+	// DefaultImage is what "docker://" means; "" asks containers.conf, else quay.io/podman/machine-os.
+	DefaultImage string
+	Log          *slog.Logger
+}
+
+const (
+	defaultStallTimeout = 10 * time.Minute
+	// Somebody waits in front of a resolve, and a host that does not exist is mostly a typing error: give up soon.
+	resolvePatience = 20 * time.Second
+	// A request that brings no byte for this long is tried again on another connection.
+	defaultIdle = 30 * time.Second
+)
+
+// Client resolves references and opens blobs. It is safe for parallel use; connections, tokens and redirects are shared.
+type Client struct {
+	cfg      Config
+	log      *slog.Logger
+	clock    clock
+	idle     time.Duration
+	hosts    *hosts
+	keychain authn.Keychain
+	keep     keep
+	outages  outages
+
+	flight   singleflight.Group
+	mu       sync.Mutex
+	sessions map[string]*session // by repository name
+}
+
+// New checks the configuration; it does not touch the network.
+func New(cfg Config) (*Client, error) {
+	if cfg.StallTimeout <= 0 {
+		cfg.StallTimeout = defaultStallTimeout
+	}
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "machinefs"
+	}
+	c := &Client{cfg: cfg, log: cfg.Log, clock: realClock, idle: defaultIdle, keep: keep(cfg.Dir), sessions: map[string]*session{}}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.outages.log = c.log
+	var err error
+	if c.keychain, err = newKeychain(cfg); err != nil {
+		return nil, err
+	}
+	if c.hosts, err = newHosts(cfg); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close drops idle connections. Open Blobs keep working.
+func (c *Client) Close() { c.hosts.closeIdle() }
+
+// spoolDir is where unlinked temporary files live: beside what is kept, because /tmp is often memory.
+func (c *Client) spoolDir() string {
+	if c.cfg.Dir != "" && os.MkdirAll(c.cfg.Dir, 0o700) == nil {
+		return c.cfg.Dir
+	}
+	return os.TempDir()
+}
+
+// clock is the time as retries see it, so that a test can replay ten minutes of outage without waiting for them.
+type clock struct {
+	now   func() time.Time
+	sleep func(ctx context.Context, d time.Duration) error
+}
+
+var realClock = clock{now: time.Now, sleep: func(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}}

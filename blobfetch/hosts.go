@@ -1,0 +1,204 @@
+package blobfetch
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// hosts is the http.RoundTripper of everything: one connection pool per set of certificates, chosen by the request's host.
+// It follows no redirect and adds no credentials.
+type hosts struct {
+	cfg   Config
+	extra *tls.Config // of Config.CertDir, nil without one
+
+	mu     sync.Mutex
+	pools  map[string]*http.Transport
+	shared *http.Transport // for hosts without certificates of their own
+	named  map[string]bool // hosts that a reference names: only these see CertDir's client certificates
+}
+
+// certFolders are searched for a folder named as the host (with its port), as docker and podman do.
+func certFolders() []string {
+	dirs := []string{"/etc/containers/certs.d", "/etc/docker/certs.d"}
+	if conf, err := os.UserConfigDir(); err == nil {
+		dirs = append([]string{filepath.Join(conf, "containers/certs.d")}, dirs...)
+	}
+	return dirs
+}
+
+func newHosts(cfg Config) (*hosts, error) {
+	h := &hosts{cfg: cfg, pools: map[string]*http.Transport{}, named: map[string]bool{}}
+	if cfg.CertDir != "" {
+		if _, err := os.ReadDir(cfg.CertDir); err != nil {
+			return nil, wrap("read", "certificate folder "+cfg.CertDir, localFault(err))
+		}
+		conf := &tls.Config{}
+		if err := addCertificates(conf, cfg.CertDir); err != nil {
+			return nil, wrap("read", "certificate folder "+cfg.CertDir, err)
+		}
+		h.extra = conf
+	}
+	return h, nil
+}
+
+// name marks a host as one that a reference named.
+func (h *hosts) name(host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.named[host] = true
+}
+
+func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	pool, err := h.pool(req.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req = req.Clone(req.Context())
+		req.Header.Set("User-Agent", h.cfg.UserAgent)
+	}
+	return pool.RoundTrip(req)
+}
+
+func (h *hosts) pool(host string) (*http.Transport, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.pools[host]; p != nil {
+		return p, nil
+	}
+	conf := &tls.Config{InsecureSkipVerify: h.cfg.Insecure}
+	own := false
+	if h.extra != nil {
+		conf.RootCAs = h.extra.RootCAs
+		if h.named[host] && len(h.extra.Certificates) > 0 {
+			conf.Certificates = h.extra.Certificates
+			own = true
+		}
+	}
+	for _, dir := range certFolders() {
+		dir = filepath.Join(dir, filepath.Base(host))
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		own = true
+		if err := addCertificates(conf, dir); err != nil {
+			return nil, wrap("read", "certificate folder "+dir, err)
+		}
+	}
+	if !own {
+		if h.shared == nil {
+			h.shared = newPool(conf)
+		}
+		h.pools[host] = h.shared
+		return h.shared, nil
+	}
+	h.pools[host] = newPool(conf)
+	return h.pools[host], nil
+}
+
+func newPool(conf *tls.Config) *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       conf,
+		TLSHandshakeTimeout:   15 * time.Second,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   32,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // the bytes asked for are the file's, whatever it is packed in
+		ReadBufferSize:        64 << 10,
+		// A dead HTTP/2 connection would otherwise swallow each retry, for retries share it.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+	}
+}
+
+func (h *hosts) closeIdle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.pools {
+		p.CloseIdleConnections()
+	}
+}
+
+// addCertificates reads a folder as containers-certs.d(5) describes it.
+func addCertificates(conf *tls.Config, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return localFault(err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch filepath.Ext(path) {
+		case ".crt":
+			pem, err := os.ReadFile(path)
+			if err != nil {
+				return localFault(err)
+			}
+			if conf.RootCAs == nil {
+				if conf.RootCAs, err = x509.SystemCertPool(); err != nil {
+					conf.RootCAs = x509.NewCertPool()
+				}
+			} else {
+				conf.RootCAs = conf.RootCAs.Clone()
+			}
+			if !conf.RootCAs.AppendCertsFromPEM(pem) {
+				return failf(ErrLocal, "it must be PEM", "%s holds no certificate", path)
+			}
+		case ".cert":
+			key := strings.TrimSuffix(path, ".cert") + ".key"
+			pair, err := tls.LoadX509KeyPair(path, key)
+			if err != nil {
+				return failf(ErrLocal, "", "client certificate %s with %s: %w", path, key, err)
+			}
+			conf.Certificates = append(conf.Certificates[:len(conf.Certificates):len(conf.Certificates)], pair)
+		case ".key":
+			if _, err := os.Stat(strings.TrimSuffix(path, ".key") + ".cert"); err != nil {
+				return failf(ErrLocal, "client certificates end in .cert, CA certificates in .crt", "no .cert for the key %s", path)
+			}
+		}
+	}
+	return nil
+}
+
+// loopback reports a host that this machine itself is: plain http to it crosses no network.
+func loopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.Trim(host, "[]")
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+}
+
+// guarded refuses plain http where it was not allowed, whichever way a request came by it.
+type guarded struct {
+	inner http.RoundTripper
+	plain func(host string) bool
+}
+
+func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" && !g.plain(req.URL.Host) {
+		return nil, failf(ErrNetwork, "use --tls-verify=false if that network can be trusted", "refused to ask %s without TLS", req.URL.Host)
+	}
+	return g.inner.RoundTrip(req)
+}
+
+// localFault gives an error of this machine's file system its kind.
+func localFault(err error) error {
+	switch {
+	case err == nil || Kind(err) != nil:
+		return err
+	case os.IsNotExist(err):
+		return &kindError{kind: ErrNotFound, err: err}
+	}
+	return &kindError{kind: ErrLocal, err: fmt.Errorf("%w", err)}
+}

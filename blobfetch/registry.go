@@ -1,0 +1,154 @@
+package blobfetch
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// repository is a store over the network, with the kept documents in front of it.
+type repository struct {
+	c    *Client
+	repo name.Repository
+}
+
+var acceptManifests = http.Header{"Accept": {strings.Join([]string{
+	string(types.OCIImageIndex), string(types.OCIManifestSchema1), string(types.DockerManifestList), string(types.DockerManifestSchema2),
+}, ", ")}}
+
+func (r repository) document(ctx context.Context, d v1.Descriptor) ([]byte, error) {
+	// A descriptor may bring its bytes along (image-spec, "data").
+	if len(d.Data) > 0 && checkDigest(d.Data, d.Digest) == nil {
+		return d.Data, nil
+	}
+	if b := r.c.keep.document(d.Digest); b != nil {
+		return b, nil
+	}
+	kind := "manifests"
+	if d.MediaType != "" && !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
+		kind = "blobs"
+	}
+	b, _, err := r.get(ctx, kind, d.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDigest(b, d.Digest); err != nil {
+		return nil, err
+	}
+	r.c.kept(r.c.keep.putDocument(d.Digest, b))
+	return b, nil
+}
+
+// get fetches a small document whole, with a resolve's patience.
+func (r repository) get(ctx context.Context, kind, id string) (body []byte, mediaType string, err error) {
+	if r.c.cfg.Offline {
+		return nil, "", failf(ErrOffline, "run it once without --offline", "%s %s of %s is not kept here", strings.TrimSuffix(kind, "s"), id, r.repo.Name())
+	}
+	host := r.repo.RegistryStr()
+	patience := r.c.resolvePatience(host)
+	for {
+		body, mediaType, err = r.try(ctx, kind, id)
+		if err == nil {
+			patience.progressed()
+			return body, mediaType, nil
+		}
+		if ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
+		if err := patience.wait(ctx, err); err != nil {
+			return nil, "", err
+		}
+	}
+}
+
+func (r repository) try(ctx context.Context, kind, id string) ([]byte, string, error) {
+	s, err := r.c.session(ctx, r.repo)
+	if err != nil {
+		return nil, "", err
+	}
+	header := http.Header{}
+	if kind == "manifests" {
+		header = acceptManifests
+	}
+	resp, _, err := follow(ctx, s, s.url(kind, id), header, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, "", statusFault(resp)
+	}
+	defer resp.Body.Close()
+	if page := webPage(resp); page != nil {
+		return nil, "", page
+	}
+	b, err := readAll(resp.Body, maxDocument)
+	if err == nil && resp.ContentLength >= 0 && int64(len(b)) != resp.ContentLength {
+		err = passing("the connection ended early")
+	}
+	mediaType, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return b, strings.TrimSpace(mediaType), err
+}
+
+// pinTag turns a reference into a digest. Tags are asked for each time (they move), and their answer is kept for --offline.
+func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, error) {
+	if ref.Digest != "" {
+		h, err := parseDigest(ref.Digest)
+		return v1.Descriptor{Digest: h}, err
+	}
+	tag := ref.Tag
+	if tag == "" {
+		tag = "latest"
+	}
+	question := "docker://" + ref.Repo.Name() + ":" + tag
+	if c.cfg.Offline {
+		a, found := c.keep.answer(question)
+		if h, err := parseDigest(a.Digest); found && err == nil {
+			return v1.Descriptor{Digest: h, MediaType: types.MediaType(a.MediaType)}, nil
+		}
+		return v1.Descriptor{}, failf(ErrOffline, "run it once without --offline", "what tag %s of %s means is not kept here", tag, ref.Repo.Name())
+	}
+	r := repository{c, ref.Repo}
+	body, mediaType, err := r.get(ctx, "manifests", tag)
+	if err != nil {
+		if a, found := c.keep.answer(question); found && Kind(err) == ErrNetwork {
+			return v1.Descriptor{}, failf(ErrNetwork, fmt.Sprintf("--offline would use the answer of %s", a.Asked.Local().Format(time.DateTime)), "%w", err)
+		}
+		return v1.Descriptor{}, err
+	}
+	h, _, err := v1.SHA256(strings.NewReader(string(body)))
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	c.kept(c.keep.putDocument(h, body))
+	c.kept(c.keep.putAnswer(answer{Question: question, Digest: h.String(), MediaType: mediaType, Size: int64(len(body)), Asked: c.clock.now().UTC()}))
+	return v1.Descriptor{Digest: h, MediaType: types.MediaType(mediaType), Data: body}, nil
+}
+
+// kept tells of an answer that could not be kept; the work goes on without.
+func (c *Client) kept(err error) {
+	if err != nil {
+		c.log.Warn("answer is not kept for --offline", "cause", err.Error())
+	}
+}
+
+// openRegistry needs no request: size and digest are the manifest's.
+func (c *Client) openRegistry(d Disk) *Blob {
+	repo := d.place.ref.Repo
+	n := &counters{}
+	r := newRemote(c, repo.RegistryStr(), d.Size, n)
+	r.open = func(ctx context.Context) (origin, *url.URL, error) {
+		s, err := c.session(ctx, repo)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s, s.url("blobs", d.Digest), nil
+	}
+	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
+}

@@ -1,0 +1,162 @@
+package blobfetch
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// website is the origin of a URL: its credentials, if any, go to its own scheme and host only.
+type website struct {
+	c     *Client
+	url   *url.URL // without user and password
+	basic string   // the Authorization header's value
+}
+
+func (c *Client) website(ref Reference) *website {
+	w := &website{c: c}
+	u := *ref.URL
+	if u.User != nil {
+		password, _ := u.User.Password()
+		w.basic = basicHeader(&authn.AuthConfig{Username: u.User.Username(), Password: password})
+	} else if fixed, ok := c.keychain.(fixedKeychain); ok { // --creds; auth files are about registries
+		if conf, err := fixed.auth.Authorization(); err == nil {
+			w.basic = basicHeader(conf)
+		}
+	}
+	u.User = nil
+	w.url = &u
+	c.hosts.name(u.Host)
+	return w
+}
+
+func basicHeader(conf *authn.AuthConfig) string {
+	switch {
+	case conf.RegistryToken != "":
+		return "Bearer " + conf.RegistryToken
+	case conf.Username != "":
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(conf.Username+":"+conf.Password))
+	case conf.Auth != "":
+		return "Basic " + conf.Auth
+	}
+	return ""
+}
+
+func (w *website) send(ctx context.Context, u *url.URL, header http.Header, n *counters) (*http.Response, error) {
+	if u.Host == w.url.Host && u.Scheme == w.url.Scheme {
+		header = withAuthorization(header, w.basic)
+	}
+	return w.c.roundTrip(ctx, w.c.hosts, u, header, n)
+}
+
+// resolveWeb asks for one byte of the file, which tells its size and its version. HEAD would do no more, and signed URLs refuse it.
+func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error {
+	question := showURL(ref.URL)
+	if ref.URL.RawQuery != "" {
+		question = hashKey("query", ref.URL.RawQuery) + " " + question
+	}
+	var a answer
+	if c.cfg.Offline {
+		var found bool
+		if a, found = c.keep.answer(question); !found {
+			return failf(ErrOffline, "run it once without --offline", "its size and version are not kept here")
+		}
+	} else {
+		var err error
+		if a, err = c.probe(ctx, ref); err != nil {
+			return err
+		}
+		a.Question, a.Asked = question, c.clock.now().UTC()
+		c.kept(c.keep.putAnswer(a))
+	}
+	if a.Size == 0 {
+		return failf(ErrNotImage, "", "it is empty")
+	}
+	p := pin{etag: a.ETag, modified: a.Modified, host: a.Host}
+	if p.etag == "" && p.modified == "" && ref.Digest == "" {
+		c.log.Warn("nothing but its size tells whether this file changes on the server", "url", showURL(ref.URL))
+	}
+	d := Disk{Name: fileName(ref.URL), Size: a.Size, Digest: ref.Digest, Key: ref.Digest, place: place{ref: ref, pin: p}}
+	if d.Key == "" {
+		d.Key = hashKey("url", fmt.Sprintf("%s\n%s\n%s\n%d", question, p.etag, p.modified, a.Size))
+	} else {
+		im.Digest, im.Pinned = ref.Digest, ref.String()
+	}
+	im.Layout, im.Disks = "file", []Disk{d}
+	return nil
+}
+
+func (c *Client) probe(ctx context.Context, ref Reference) (answer, error) {
+	patience := c.resolvePatience(ref.URL.Host)
+	for {
+		a, err := c.probeOnce(ctx, ref)
+		if err == nil {
+			patience.progressed()
+			return a, nil
+		}
+		if ctx.Err() != nil {
+			return a, context.Cause(ctx)
+		}
+		if err := patience.wait(ctx, err); err != nil {
+			return a, err
+		}
+	}
+}
+
+func (c *Client) probeOnce(ctx context.Context, ref Reference) (a answer, err error) {
+	w := c.website(ref)
+	resp, final, err := follow(ctx, w, w.url, rangeHeader(0, 1), nil)
+	if err != nil {
+		return a, err
+	}
+	a = answer{ETag: strongETag(resp), Modified: resp.Header.Get("Last-Modified"), Host: final.Host}
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		_, _, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
+		discard(resp)
+		if !ok || total < 0 {
+			return a, failf(ErrNetwork, "", "the server tells no size (Content-Range %s)", quoted(resp.Header.Get("Content-Range")))
+		}
+		a.Size = total
+	case http.StatusOK:
+		resp.Body.Close() // all of it was about to come
+		if page := webPage(resp); page != nil {
+			return a, page
+		}
+		if a.Size = resp.ContentLength; a.Size < 0 {
+			return a, failf(ErrNetwork, "download it and give the file's path", "the server tells no size")
+		}
+	case http.StatusRequestedRangeNotSatisfiable:
+		discard(resp) // so is an empty file answered
+		if strings.TrimSpace(resp.Header.Get("Content-Range")) != "bytes */0" {
+			return a, failf(ErrNetwork, "", "the server refuses bytes 0-0 of it")
+		}
+	default:
+		return a, statusFault(resp)
+	}
+	return a, nil
+}
+
+// openWeb needs no request: size and version were asked for by Resolve.
+func (c *Client) openWeb(d Disk) *Blob {
+	n := &counters{}
+	w := c.website(d.place.ref)
+	r := newRemote(c, w.url.Host, d.Size, n)
+	r.pin = d.place.pin
+	r.open = func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }
+	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
+}
+
+// fileName is what a URL's file is called.
+func fileName(u *url.URL) string {
+	if name := path.Base(u.Path); name != "/" && name != "." {
+		return name
+	}
+	return u.Host
+}
