@@ -1,0 +1,122 @@
+package cache
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// A page that two spans share is present only when both were decoded. Until then the side that is known lies at its place in
+// data, and a record in the file edges, 16 bytes at page number * 16, vouches for it:
+//
+//	0  uint16  length of the known start of the page, 0 = none
+//	2  uint16  where the known end of the page begins, 0 = none
+//	4  uint32  CRC32C of the start
+//	8  uint32  CRC32C of the end
+//	12 uint32  CRC32C of bytes 0-11 and of the page number (uint64), all little endian
+//
+// What does not match is as good as none. Records of pages that are present mean nothing.
+type edge struct {
+	start, end int // the page is known in [0, start) and [end, page length)
+}
+
+const edgeBytes = 16
+
+func edgeCheck(b []byte, page int64) uint32 {
+	c := crc32.Checksum(b[:12], castagnoli)
+	return crc32.Update(c, castagnoli, binary.LittleEndian.AppendUint64(nil, uint64(page)))
+}
+
+// readEdge reads a page that is not present into buf, whose length is the page's, and tells which parts of it are known.
+func (s *store) readEdge(off int64, buf []byte) edge {
+	none := edge{0, len(buf)}
+	if !s.readData(buf, off) {
+		clear(buf)
+		return none
+	}
+	page := off / pageSize
+	var b [edgeBytes]byte
+	if n, _ := s.edges.ReadAt(b[:], page*edgeBytes); n < edgeBytes || binary.LittleEndian.Uint32(b[12:]) != edgeCheck(b[:], page) {
+		return none
+	}
+	e := none
+	if n := int(binary.LittleEndian.Uint16(b[0:])); n > 0 && n < len(buf) &&
+		crc32.Checksum(buf[:n], castagnoli) == binary.LittleEndian.Uint32(b[4:]) {
+		e.start = n
+	}
+	if n := int(binary.LittleEndian.Uint16(b[2:])); n > 0 && n < len(buf) &&
+		crc32.Checksum(buf[n:], castagnoli) == binary.LittleEndian.Uint32(b[8:]) {
+		e.end = n
+	}
+	return e
+}
+
+// fragment fills p from off on with what is known of a page that is not present, and returns how many bytes that were.
+func (s *store) fragment(p []byte, off int64) int {
+	page := pageFloor(off)
+	length, at := s.pageLen(page), int(off-page)
+	if at >= length {
+		return 0
+	}
+	buf := scratch.Get().(*[pageSize]byte)
+	defer scratch.Put(buf)
+	e := s.readEdge(page, buf[:length])
+	switch {
+	case at < e.start:
+		return copy(p, buf[at:e.start])
+	case at >= e.end:
+		return copy(p, buf[at:length])
+	}
+	return 0
+}
+
+// putEdge stores bytes [from, to) of the page at off, which page holds at the same place, and makes the page present if that completes it.
+// What touches neither end of the page nor a part known before is not kept.
+func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int) (kept int64, err error) {
+	s.edgeMu.Lock() // because the lock of the file excludes only others
+	defer s.edgeMu.Unlock()
+	n := off / pageSize
+	defer lockRange(s.edges, n*edgeBytes, (n+1)*edgeBytes)()
+	if s.table.word(n) != 0 {
+		return 0, nil
+	}
+	var all [pageSize]byte
+	buf := all[:s.pageLen(off)]
+	old := s.readEdge(off, buf)
+	same := string(buf[from:to]) == string(page[from:to])
+	copy(buf[from:to], page[from:to])
+	e := old
+	if from <= old.start {
+		e.start = max(old.start, to)
+	}
+	if to >= old.end {
+		e.end = min(old.end, from)
+	}
+	if e.start >= e.end {
+		return s.put(off, buf)
+	}
+	if e == old {
+		return 0, nil
+	}
+	if !same {
+		if _, err := s.data.WriteAt(buf[from:to], off+int64(from)); err != nil {
+			return 0, err
+		}
+	}
+	return 0, s.writeEdge(off, buf, e)
+}
+
+func (s *store) writeEdge(off int64, buf []byte, e edge) error {
+	var b [edgeBytes]byte
+	if e.start > 0 {
+		binary.LittleEndian.PutUint16(b[0:], uint16(e.start))
+		binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(buf[:e.start], castagnoli))
+	}
+	if e.end < len(buf) {
+		binary.LittleEndian.PutUint16(b[2:], uint16(e.end))
+		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(buf[e.end:], castagnoli))
+	}
+	page := off / pageSize
+	binary.LittleEndian.PutUint32(b[12:], edgeCheck(b[:], page))
+	_, err := s.edges.WriteAt(b[:], page*edgeBytes)
+	return err
+}

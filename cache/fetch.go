@@ -1,0 +1,198 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// How often a flight looks again at what another process holds locked.
+const (
+	minPoll = 200 * time.Microsecond
+	maxPoll = 10 * time.Millisecond
+)
+
+// fetch brings what a flight wants and is missing still once no other process is at it.
+func (f *File) fetch(fl *flight) error {
+	unlock, here, err := f.lockFlight(fl)
+	if err != nil || here {
+		return err
+	}
+	k := &keeper{f: f, fl: fl, unlock: unlock, locked: fl.pos}
+	defer unlock(fl.pos, fl.end)
+	for pos := fl.from; pos < fl.end; {
+		if n := f.size.Load(); n >= 0 && pos >= n {
+			break
+		}
+		start, end, err := f.need(fl, pos)
+		if err != nil {
+			return errors.Join(err, k.flush())
+		}
+		if start > pos {
+			f.deliver(fl, start, nil, nil)
+		}
+		if start >= end {
+			break
+		}
+		f.stats.fetches.Add(1)
+		k.pos = -1
+		err = f.src.ReadSpans(fl.ctx, start, end, k.keep)
+		serr := f.takeSize()
+		if ferr := k.flush(); err == nil && ferr != nil && fl.fill {
+			err = ferr
+		}
+		if err != nil {
+			return fmt.Errorf("fill %s at %d: %w", f.name(), max(start, k.pos), err)
+		}
+		if serr != nil {
+			return serr
+		}
+		want := end
+		if n := f.size.Load(); n >= 0 {
+			want = min(end, n)
+		}
+		if want > start && k.pos < want {
+			return fmt.Errorf("fill %s: the stream ended at %d, want the bytes %d-%d: %w", f.name(), k.pos, start, want, io.ErrUnexpectedEOF)
+		}
+		pos = max(end, k.pos)
+	}
+	return nil
+}
+
+// lockFlight locks the flight's interval between processes. While another process is at it, waiters are sent to look as soon as their
+// bytes are kept; here means that nothing is left to fetch.
+func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), here bool, err error) {
+	// A description of its own, so that flights of one process exclude each other too, where two Files are open.
+	lock, err := os.OpenFile(filepath.Join(f.dir, "fills"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return func(int64, int64) {}, false, nil // the folder was removed under us: nobody else can see what we fetch
+	}
+	start := fl.pos
+	seen := fl.from
+	var timer *time.Timer
+	for wait := minPoll; !tryLockRange(lock, start, fl.end); wait = min(wait*3/2, maxPoll) {
+		if timer == nil {
+			f.stats.waits.Add(1)
+			timer = time.NewTimer(wait)
+			defer timer.Stop()
+		} else {
+			timer.Reset(wait)
+		}
+		select {
+		case <-timer.C:
+		case <-fl.ctx.Done():
+			lock.Close()
+			return nil, false, fl.ctx.Err()
+		}
+		if wait == maxPoll && f.size.Load() < 0 {
+			f.learnSize()
+		}
+		if !fl.force {
+			if seen, err = f.missing(seen, fl.end); err != nil || seen >= fl.end {
+				lock.Close()
+				return nil, true, err
+			}
+			f.sendToLook(fl, seen)
+		}
+	}
+	if f.size.Load() < 0 {
+		f.learnSize()
+	}
+	return func(start, end int64) {
+		if end == fl.end {
+			lock.Close()
+		} else {
+			unlockRange(lock, start, end)
+		}
+	}, false, nil
+}
+
+// sendToLook wakes the waiters whose bytes another process has kept meanwhile, and tells the watchers.
+func (f *File) sendToLook(fl *flight, seen int64) {
+	f.mu.Lock()
+	ready := make([]*waiter, 0, len(fl.waiters))
+	fl.waiters = slices.DeleteFunc(fl.waiters, func(w *waiter) bool {
+		if m, err := f.missing(w.off, w.end()); err == nil && m < w.end() {
+			return false
+		}
+		ready = append(ready, w)
+		return true
+	})
+	fl.lose(len(ready))
+	watchers := fl.watchers
+	f.mu.Unlock()
+	for _, w := range ready {
+		w.finish(nil)
+	}
+	for _, watch := range watchers {
+		watch(seen)
+	}
+}
+
+// need returns the next range from pos on that a flight has to read with one call.
+func (f *File) need(fl *flight, pos int64) (start, end int64, err error) {
+	limit := fl.end
+	if n := f.size.Load(); n >= 0 {
+		limit = min(limit, n)
+	}
+	start = pos
+	if !fl.force {
+		if start, err = f.missing(pos, limit); err != nil || start >= limit {
+			return limit, limit, err
+		}
+	}
+	us, ue, err := f.unit(start)
+	if err != nil {
+		return pos, pos, err
+	}
+	start = max(us, pos)
+	_, re, err := f.run(us)
+	if err != nil {
+		return pos, pos, err
+	}
+	if limit == math.MaxInt64 {
+		return start, limit, nil // to the end, which is not known
+	}
+	most := min(limit, max(re, ue))
+	if fl.walk || fl.force {
+		return start, most, nil
+	}
+	for end = min(ue, most); end < most; {
+		_, ve, err := f.unit(end)
+		if err != nil {
+			return pos, pos, err
+		}
+		if m, err := f.missing(end, ve); err != nil || m >= ve {
+			return start, end, err
+		}
+		end = min(ve, most)
+	}
+	return start, end, nil
+}
+
+// takeSize takes over the size that the source has found out by walking to its end.
+func (f *File) takeSize() error {
+	n := f.src.Size()
+	if n < 0 || f.size.Load() == n {
+		return nil
+	}
+	if n > maxSize {
+		return fmt.Errorf("fill %s: %d bytes, want at most %d: %w", f.name(), n, int64(maxSize), errTooLarge)
+	}
+	if !f.size.CompareAndSwap(-1, n) {
+		return fmt.Errorf("fill %s: the stream has %d bytes, the cache holds %d of it: remove the entry with machinefs cache prune",
+			f.name(), n, f.size.Load())
+	}
+	if err := f.fitData(); err != nil {
+		f.cache.cannotKeep(err)
+	}
+	if err := f.entry.setSize(n); err != nil {
+		f.cache.cannotKeep(err)
+	}
+	return nil
+}

@@ -1,0 +1,259 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+)
+
+var errTooLarge = errors.New("too large for the cache")
+
+// A File is one image file's bytes, read through the cache. All methods may be called in parallel.
+type File struct {
+	*store
+	cache *Cache
+	entry *Entry
+	src   Source
+	ctx   context.Context // of all flights: ends with Close
+	stop  context.CancelFunc
+	stats counters
+	ahead readAhead
+
+	users   atomic.Int64 // calls under way; closedBias is added by Close
+	drained chan struct{}
+	wg      sync.WaitGroup // flights and read-ahead
+
+	first  atomic.Int64 // nothing before is absent, as far as Complete has looked
+	looked atomic.Int64 // store.failed at that time
+
+	mu      sync.Mutex
+	closed  bool
+	flights []*flight
+	backing *os.File // what Backing returned
+	proved  bool     // Verify found all present and right, and nothing was found wrong since
+	failed0 int64    // store.failed at that time
+}
+
+const closedBias = math.MinInt64 / 2
+
+func (f *File) name() string { return f.entry.name }
+
+// Size is the exact number of bytes, or -1 while it is not known: Measure finds it out.
+func (f *File) Size() int64 { return f.size.Load() }
+
+func (f *File) enter() error {
+	if f.users.Add(1) < 0 {
+		f.exit()
+		return f.errClosed()
+	}
+	return nil
+}
+
+func (f *File) exit() {
+	if f.users.Add(-1) == closedBias {
+		select {
+		case f.drained <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Close ends all fetches and waits for them; reads that wait for one fail with os.ErrClosed.
+func (f *File) Close() error {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return nil
+	}
+	f.closed = true
+	f.mu.Unlock()
+	f.stop()
+	if f.users.Add(closedBias) != closedBias {
+		<-f.drained
+	}
+	f.wg.Wait()
+	if f.backing != nil {
+		f.backing.Close()
+	}
+	f.store.close()
+	f.entry.touch()
+	return nil
+}
+
+// ReadAt fills p from off on, from what is kept or by fetching it, or fails; it never returns part. A reader whose ctx ends leaves
+// the fetch running.
+func (f *File) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := f.enter(); err != nil {
+		return err
+	}
+	defer f.exit()
+	if err := f.bounds(off, len(p)); err != nil {
+		return err
+	}
+	n := f.read(p, off)
+	if n == len(p) {
+		f.stats.hits.Add(1)
+		f.ahead.hit(f, off, n)
+		return nil
+	}
+	f.stats.misses.Add(1)
+	return f.readMissing(ctx, p[n:], off+int64(n))
+}
+
+func (f *File) bounds(off int64, n int) error {
+	if off >= 0 && int64(n) <= f.limit()-off {
+		return nil
+	}
+	return fmt.Errorf("read %s: %d bytes at %d, want them before its end at %d: %w", f.name(), n, off, f.limit(), io.ErrUnexpectedEOF)
+}
+
+// readMissing reads p, whose first byte was not there.
+func (f *File) readMissing(ctx context.Context, p []byte, off int64) error {
+	end := off + int64(len(p))
+	asked := false  // read-ahead comes after the demand
+	missed := false // a flight that we joined failed, but not at our span
+	for tries := 0; len(p) > 0; {
+		if err := f.bounds(off, len(p)); err != nil { // the size may have become known
+			return err
+		}
+		n := f.read(p, off)
+		if n == 0 {
+			n = f.fragment(p, off)
+		}
+		if n > 0 {
+			p, off, tries = p[n:], off+int64(n), 0
+			continue
+		}
+		w, fl, n, err := f.enlist(p[:f.scan(off, end, true)-off], off, tries > 2)
+		if err != nil {
+			return err
+		}
+		if !asked {
+			asked = true
+			f.ahead.miss(f, off, end)
+		}
+		if w != nil {
+			n, err = f.await(ctx, w, fl)
+		} else if fl != nil {
+			err = f.waitEnd(ctx, fl)
+		}
+		if other := (elsewhere{}); errors.As(err, &other) {
+			if missed {
+				return other.error
+			}
+			missed, err = true, nil
+		}
+		if err != nil {
+			return err
+		}
+		if tries++; n > 0 {
+			tries = 0
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// Present tells whether the page of off is kept, and for how many bytes from off on that stays so. n is 0 at the end of the file, if the
+// size is known. What is absent may be fetched, and what is present found damaged, at any time.
+func (f *File) Present(off int64) (n int64, present bool) {
+	if f.enter() != nil {
+		return 0, false
+	}
+	defer f.exit()
+	end := f.limit()
+	if off < 0 || off >= end {
+		return 0, false
+	}
+	present = f.table.word(off/pageSize) != 0
+	return f.scan(off, end, !present) - off, present
+}
+
+// LocalBytes is what the decoded bytes occupy on the disk, by any process's doing. Pages of zeros occupy nothing.
+func (f *File) LocalBytes() int64 {
+	if f.enter() != nil {
+		return 0
+	}
+	defer f.exit()
+	return f.localBytes()
+}
+
+// Complete reports whether all pages are present. It looks only at what was absent the last time.
+func (f *File) Complete() bool {
+	if f.enter() != nil {
+		return false
+	}
+	defer f.exit()
+	return f.complete()
+}
+
+func (f *File) complete() bool {
+	size := f.size.Load()
+	if size < 0 {
+		return false
+	}
+	if n := f.failed.Load(); f.looked.Swap(n) != n {
+		f.first.Store(0)
+	}
+	at := f.absent(f.first.Load(), size)
+	f.first.Store(at)
+	return at >= size
+}
+
+// Verify reads all that is present, clears what does not match, and returns how many bytes that were. If all of the file is present and
+// right, Backing offers it from then on.
+func (f *File) Verify(ctx context.Context, progress func(done, total int64)) (bad int64, err error) {
+	if err := f.enter(); err != nil {
+		return 0, err
+	}
+	defer f.exit()
+	failed := f.failed.Load()
+	bad, checked, err := f.verify(ctx, progress)
+	if err != nil {
+		return bad, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.proved = bad == 0 && checked == f.size.Load()
+	f.failed0 = failed
+	return bad, nil
+}
+
+// Backing returns the plain file that holds exactly the image file's bytes, open for reading, if it is complete and Verify has found
+// it right: for what reads it without the check of every page (FUSE passthrough, reflinks, copy_file_range). It belongs to
+// the File, which closes it.
+func (f *File) Backing() (*os.File, bool) {
+	if f.enter() != nil {
+		return nil, false
+	}
+	defer f.exit()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	size := f.size.Load()
+	if !f.proved || f.failed.Load() != f.failed0 {
+		return nil, false
+	}
+	if f.backing != nil {
+		return f.backing, true
+	}
+	if f.fitData() != nil {
+		return nil, false
+	}
+	b, err := os.Open(filepath.Join(f.dir, "data"))
+	if err != nil {
+		return nil, false
+	}
+	have, err := f.data.Stat()
+	if fi, berr := b.Stat(); err != nil || berr != nil || !os.SameFile(fi, have) || fi.Size() != size {
+		b.Close()
+		return nil, false
+	}
+	f.backing = b
+	return b, true
+}

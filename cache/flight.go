@@ -1,0 +1,325 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+)
+
+// A flight is one fetch under way. Its interval begins at lo, which rises as bytes are kept, and ends at end: who needs a byte in
+// it waits for the flight. Flights of one File do not overlap.
+type flight struct {
+	from, end int64 // what is wanted; before from lie the spans that have to be walked
+	walk      bool  // spans do not decode alone: never skip some in the middle
+	force     bool  // fetch even what seems to be present
+	fill      bool  // started by Fill: without waiters, there is no use in what cannot be kept
+	ctx       context.Context
+	cancel    context.CancelFunc
+	done      chan struct{} // closed at the end, after err was set
+	err       error
+
+	// Guarded by File.mu.
+	pos      int64  // all before it was handed over, or skipped as present
+	carry    []byte // the bytes before pos that share a page with what comes next, so are not in the file yet
+	waiters  []*waiter
+	watchers []func(pos int64)
+	interest int  // waiters and fills; a reader's own flight counts one that never leaves
+	dying    bool // cancelled for lack of interest: not to be joined
+}
+
+func (fl *flight) lo() int64 { return fl.pos - int64(len(fl.carry)) }
+
+// A waiter is a reader that waits for a flight to pass its bytes. The flight copies them to dst.
+type waiter struct {
+	off   int64
+	dst   []byte
+	got   int  // how much of dst will be filled; written by the flight (or under File.mu before it could see the waiter)
+	first bool // its reader started the flight
+	ready chan struct{}
+	err   error // set before ready is closed. nil with got < len(dst): look again
+	mu    sync.Mutex
+	gone  bool // the reader has given up: dst is no longer ours. Guarded by mu
+}
+
+func (w *waiter) end() int64 { return w.off + int64(len(w.dst)) }
+
+func (w *waiter) copy(at int, p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.gone {
+		copy(w.dst[at:], p)
+	}
+}
+
+func (w *waiter) finish(err error) {
+	w.err = err
+	close(w.ready)
+}
+
+// elsewhere is the error for a waiter whose flight failed at a span that it did not wait for.
+type elsewhere struct{ error }
+
+func (e elsewhere) Unwrap() error { return e.error }
+
+type verdict int
+
+const (
+	kept   verdict = iota // the first byte is kept: read it
+	joined                // a flight, new or under way, will pass the first byte
+	after                 // a flight has to end first
+)
+
+type claim struct {
+	from, to int64 // wanted, from its first byte, which is missing
+	force    bool
+	fill     bool
+	toEnd    bool  // walk to a size that is not known
+	budget   int64 // not 0: do not start, nor wait for, what decodes more than this
+}
+
+var errBudget = errors.New("would decode more than the budget")
+
+// take finds the flight that will bring the first byte of c, or starts it. fresh tells that it was made here: the caller, who holds mu, has to
+// start fly for it.
+func (f *File) take(c claim) (v verdict, fl *flight, fresh bool, err error) {
+	if f.closed {
+		return 0, nil, false, f.errClosed()
+	}
+	for _, fl := range f.flights {
+		if fl.lo() <= c.from && c.from < fl.end {
+			if fl.dying {
+				return after, fl, false, nil
+			}
+			return joined, fl, false, nil
+		}
+	}
+	us, ue, err := f.unit(c.from)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	if !c.force && !c.toEnd && f.local(c.from, us, ue) {
+		return kept, nil, false, nil
+	}
+	rs, re, err := f.run(us)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	for _, fl := range f.flights {
+		if fl.lo() <= c.from && rs < fl.end {
+			return after, fl, false, nil
+		}
+	}
+	end, walk, err := f.reach(c, us, ue, rs, re)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	if c.budget > 0 && end-rs > c.budget {
+		return 0, nil, false, errBudget
+	}
+	fl = &flight{from: us, end: end, walk: walk, force: c.force || c.toEnd, fill: c.fill, pos: rs, done: make(chan struct{})}
+	fl.ctx, fl.cancel = context.WithCancel(f.ctx)
+	f.flights = append(f.flights, fl)
+	f.wg.Add(1)
+	return joined, fl, true, nil
+}
+
+// reach returns how far a flight goes that starts with the unit us-ue: over the units up to c.to that are missing, and in a walk over
+// all that the same run decodes, but not into another flight.
+func (f *File) reach(c claim, us, ue, rs, re int64) (end int64, walk bool, err error) {
+	end, walk = ue, rs < us
+	to := min(c.to, f.limit())
+	if !walk && ue < min(re, to) {
+		ns, _, err := f.run(ue)
+		if err != nil {
+			return 0, false, err
+		}
+		walk = ns < ue
+	}
+	switch {
+	case c.toEnd:
+		end, walk = c.to, true
+	case c.fill && walk:
+		end = max(ue, min(re, to))
+	default:
+		for end < to {
+			vs, ve, err := f.unit(end)
+			if err != nil {
+				return 0, false, err
+			}
+			if f.local(end, vs, ve) {
+				break
+			}
+			end = ve
+		}
+	}
+	for _, fl := range f.flights {
+		if lo := fl.lo(); lo > c.from {
+			end = min(end, lo)
+		}
+	}
+	return end, walk, nil
+}
+
+// enlist makes sure that the first byte of p is on its way. It returns a waiter to wait for, or a flight whose end has to be waited for before
+// looking again, or neither: then n bytes of p were in hand, and for n = 0 it is to be looked for again.
+func (f *File) enlist(p []byte, off int64, force bool) (w *waiter, fl *flight, n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v, fl, fresh, err := f.take(claim{from: off, to: off + int64(len(p)), force: force})
+	switch {
+	case err != nil || v == kept:
+		return nil, nil, 0, err
+	case v == after:
+		return nil, fl, 0, nil
+	}
+	w = &waiter{off: off, dst: p, first: fresh, ready: make(chan struct{})}
+	if fl.end < w.end() {
+		w.dst = p[:fl.end-off]
+	}
+	if skip := off - fl.lo(); skip < int64(len(fl.carry)) {
+		if w.got = copy(w.dst, fl.carry[skip:]); w.got == len(w.dst) {
+			return nil, nil, w.got, nil
+		}
+	}
+	fl.waiters = append(fl.waiters, w)
+	fl.interest++
+	if fresh {
+		fl.interest++ // goes on without its reader
+		go f.fly(fl)
+	}
+	return w, fl, 0, nil
+}
+
+// await waits for a waiter's bytes, and returns how many it was given; 0 means to look again.
+func (f *File) await(ctx context.Context, w *waiter, fl *flight) (int, error) {
+	select {
+	case <-w.ready:
+		return w.got, w.err
+	case <-ctx.Done():
+		w.mu.Lock()
+		w.gone = true
+		w.mu.Unlock()
+		f.leave(fl, w)
+		return 0, ctx.Err()
+	}
+}
+
+// waitEnd waits for a flight's end, whatever comes of it.
+func (f *File) waitEnd(ctx context.Context, fl *flight) error {
+	select {
+	case <-fl.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leave takes a waiter, or a fill (nil), off a flight, and ends the flight if nobody is left.
+func (f *File) leave(fl *flight, w *waiter) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.Index(fl.waiters, w)
+	if w != nil && i < 0 {
+		return // it was just finished
+	}
+	if w != nil {
+		fl.waiters = slices.Delete(fl.waiters, i, i+1)
+	}
+	fl.lose(1)
+}
+
+func (fl *flight) lose(n int) {
+	if fl.interest -= n; fl.interest == 0 && n > 0 {
+		fl.dying = true
+		fl.cancel()
+	}
+}
+
+// deliver tells a flight's waiters that it has come to pos: with the bytes p before pos, or without any if they were found present. carry are
+// those of the bytes that the file does not hold yet.
+func (f *File) deliver(fl *flight, pos int64, p, carry []byte) {
+	type part struct {
+		w        *waiter
+		at       int
+		p        []byte
+		finished bool
+	}
+	var parts []part
+	off := pos - int64(len(p))
+	finished := 0
+	f.mu.Lock()
+	if pos <= fl.pos { // walked again
+		f.mu.Unlock()
+		return
+	}
+	fl.pos, fl.carry = pos, append(fl.carry[:0], carry...)
+	left := fl.waiters[:0]
+	for _, w := range fl.waiters {
+		next := w.off + int64(w.got)
+		if next >= pos {
+			left = append(left, w)
+			continue
+		}
+		t := part{w: w, at: w.got, finished: true} // not handed over: it has to look again
+		if next >= off {
+			t.p = p[next-off : min(w.end(), pos)-off]
+			w.got += len(t.p)
+			t.finished = w.got == len(w.dst)
+		}
+		if parts = append(parts, t); !t.finished {
+			left = append(left, w)
+		} else {
+			finished++
+		}
+	}
+	clear(fl.waiters[len(left):])
+	fl.waiters = left
+	fl.lose(finished)
+	watchers := fl.watchers
+	f.mu.Unlock()
+	for _, t := range parts {
+		t.w.copy(t.at, t.p)
+		if t.finished {
+			t.w.finish(nil)
+		}
+	}
+	for _, watch := range watchers {
+		watch(pos)
+	}
+}
+
+// fly runs a flight to its end.
+func (f *File) fly(fl *flight) {
+	defer f.wg.Done()
+	err := f.fetch(fl)
+	fl.cancel()
+	if err != nil && f.ctx.Err() != nil {
+		err = f.errClosed()
+	}
+	f.mu.Lock()
+	f.flights = slices.DeleteFunc(f.flights, func(o *flight) bool { return o == fl })
+	fl.err = err
+	waiters, pos := fl.waiters, fl.pos
+	fl.waiters = nil
+	f.mu.Unlock()
+	if err != nil {
+		if _, ue, uerr := f.unit(min(pos, f.limit()-1)); uerr == nil {
+			pos = ue
+		}
+	}
+	for _, w := range waiters {
+		if err != nil && !w.first && w.off+int64(w.got) >= pos {
+			w.finish(elsewhere{err})
+		} else {
+			w.finish(err)
+		}
+	}
+	close(fl.done)
+}
+
+func (f *File) errClosed() error {
+	return fmt.Errorf("read %s: %w", f.name(), os.ErrClosed)
+}

@@ -1,0 +1,106 @@
+package cache
+
+import (
+	"fmt"
+)
+
+// A keeper stores what one flight decodes, and joins the spans that share a page.
+type keeper struct {
+	f      *File
+	fl     *flight
+	unlock func(start, end int64)
+	locked int64 // where the flight's lock begins by now
+	pos    int64 // after the last byte handed over; -1 before the first
+
+	page     [pageSize]byte // the page that pos lies in, known in [from, to)
+	from, to int
+	failed   error // the last attempt to store
+}
+
+func (k *keeper) keep(off int64, p []byte) error {
+	if err := k.fl.ctx.Err(); err != nil {
+		return err
+	}
+	if off < 0 || off < k.pos || off > maxSize || int64(len(p)) > k.f.limit()-off {
+		return fmt.Errorf("the source handed over %d bytes at %d, want them after %d and before %d", len(p), off, k.pos, k.f.limit())
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	if off != k.pos {
+		k.flush()
+	}
+	kept, err := k.store(off, p)
+	k.pos = off + int64(len(p))
+	k.f.stats.spans.Add(1)
+	k.f.stats.decoded.Add(int64(len(p)))
+	k.note(kept, err)
+	k.f.deliver(k.fl, k.pos, p, k.page[k.from:k.to])
+	if lo := k.pos - int64(k.to-k.from); lo > k.locked && lo < k.fl.end {
+		k.unlock(k.locked, lo)
+		k.locked = lo
+	}
+	if err != nil && k.fl.fill && k.f.unwatched(k.fl) {
+		return err
+	}
+	return nil
+}
+
+func (k *keeper) note(kept int64, err error) {
+	k.failed = err
+	k.f.stats.kept.Add(kept)
+	switch {
+	case err != nil:
+		k.f.cache.cannotKeep(err)
+	case kept > 0:
+		k.f.cache.noteKept(kept)
+	}
+}
+
+// store stores the pages that p completes, and leaves the start of the next page in k.page.
+func (k *keeper) store(off int64, p []byte) (kept int64, err error) {
+	s := k.f.store
+	at := int(off % pageSize)
+	if k.from == k.to {
+		k.from, k.to = at, at
+	}
+	if k.to > 0 {
+		page := off - int64(at)
+		length := s.pageLen(page)
+		n := copy(k.page[k.to:length], p)
+		off, p, k.to = off+int64(n), p[n:], k.to+n
+		if k.to < length {
+			return 0, nil
+		}
+		from := k.from
+		k.from, k.to = 0, 0
+		if from == 0 {
+			kept, err = s.put(page, k.page[:length])
+		} else {
+			kept, err = s.putEdge(page, &k.page, from, length)
+		}
+	}
+	whole := len(p) &^ (pageSize - 1)
+	if off+int64(len(p)) == s.size.Load() {
+		whole = len(p)
+	}
+	if whole > 0 {
+		n, perr := s.put(off, p[:whole])
+		if kept += n; err == nil {
+			err = perr
+		}
+	}
+	k.to = copy(k.page[:], p[whole:])
+	return kept, err
+}
+
+// flush stores the part of a page that is left when nothing follows it.
+func (k *keeper) flush() error {
+	if k.from < k.to {
+		page := pageFloor(k.pos)
+		kept, err := k.f.putEdge(page, &k.page, k.from, k.to)
+		k.from, k.to = 0, 0
+		k.note(kept, err)
+	}
+	return k.failed
+}

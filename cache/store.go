@@ -1,0 +1,306 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// A store is the pages of one entry: data, table and edges. It knows nothing of sources, spans or flights.
+type store struct {
+	dir    string
+	data   *os.File
+	edges  *os.File
+	table  table
+	size   atomic.Int64 // -1: not known
+	edgeMu sync.Mutex
+	failed atomic.Int64 // pages found not to match their word
+}
+
+func openStore(dir string, size int64) (*store, error) {
+	s := &store{dir: dir}
+	s.size.Store(size)
+	var err error
+	open := func(name string) *os.File {
+		if err != nil {
+			return nil
+		}
+		var f *os.File
+		f, err = os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		return f
+	}
+	s.data, s.table.file, s.edges = open("data"), open("table"), open("edges")
+	if err == nil && size >= 0 {
+		err = s.fitData()
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// fitData gives the data file its final length, known once the size is. Nobody writes beyond the size, so this loses nothing.
+func (s *store) fitData() error {
+	fi, err := s.data.Stat()
+	if err != nil || fi.Size() == s.size.Load() {
+		return err
+	}
+	return s.data.Truncate(s.size.Load())
+}
+
+func (s *store) close() {
+	for _, f := range []*os.File{s.data, s.edges} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if s.table.file != nil {
+		s.table.close()
+	}
+}
+
+// limit is the first offset that cannot be kept: the size, as far as it is known.
+func (s *store) limit() int64 {
+	if n := s.size.Load(); n >= 0 {
+		return n
+	}
+	return maxSize
+}
+
+// pageLen is the length of the page that starts at off: less than 4 KiB only for the last one.
+func (s *store) pageLen(off int64) int { return int(min(pageSize, s.limit()-off)) }
+
+// absent returns the first byte in [off, end) whose page is absent; end if there is none.
+func (s *store) absent(off, end int64) int64 { return s.scan(off, end, false) }
+
+func (s *store) scan(off, end int64, present bool) int64 {
+	if off >= end {
+		return end
+	}
+	stop := min(end, s.limit())
+	p := s.table.scan(off/pageSize, (stop+pageSize-1)/pageSize, present)
+	at := max(off, p*pageSize)
+	if at >= stop {
+		return end
+	}
+	return at
+}
+
+const chunkPages = 256 // 1 MiB, read with one pread
+
+var scratch = sync.Pool{New: func() any { return new([pageSize]byte) }}
+
+// read fills p from off on with what is present and matches its words, and returns how many bytes that were.
+func (s *store) read(p []byte, off int64) (n int) {
+	for n < len(p) {
+		at := off + int64(n)
+		var m, want int
+		if page := pageFloor(at); page != at || len(p)-n < s.pageLen(page) {
+			m, want = s.readPart(p[n:], at)
+		} else {
+			m, want = s.readPages(p[n:], at)
+		}
+		n += m
+		if m < want {
+			return n
+		}
+	}
+	return n
+}
+
+// readPart reads from a page of which not all is wanted.
+func (s *store) readPart(p []byte, off int64) (n, want int) {
+	page := pageFloor(off)
+	length := s.pageLen(page)
+	at := int(off - page)
+	if at >= length {
+		return 0, 1
+	}
+	want = min(len(p), length-at)
+	w := s.table.word(page / pageSize)
+	if w == 0 {
+		return 0, want
+	}
+	if w == zeroWord {
+		clear(p[:want])
+		return want, want
+	}
+	buf := scratch.Get().(*[pageSize]byte)
+	defer scratch.Put(buf)
+	if !s.readData(buf[:length], page) || word(buf[:length]) != w {
+		s.bad(page, w)
+		return 0, want
+	}
+	return copy(p[:want], buf[at:]), want
+}
+
+// readPages reads whole pages, at most 1 MiB of them. off is the start of a page, p is at least as long as that page.
+func (s *store) readPages(p []byte, off int64) (n, want int) {
+	want = min(len(p), chunkPages*pageSize)
+	if rest := s.limit() - off; int64(want) >= rest {
+		want = int(rest) // with the last page, whole or not
+	} else {
+		want &^= pageSize - 1
+	}
+	var words [chunkPages]uint32
+	w := words[:(want+pageSize-1)/pageSize]
+	s.table.load(off/pageSize, w)
+	for i := 0; i < len(w); {
+		j, zero := run(w[i:])
+		if j += i; j == i {
+			return i * pageSize, want // absent
+		}
+		part := p[i*pageSize : min(j*pageSize, want)]
+		if zero {
+			clear(part)
+		} else if good := s.readChecked(part, off+int64(i)*pageSize, w[i:j]); good < j-i {
+			return (i + good) * pageSize, want
+		}
+		i = j
+	}
+	return want, want
+}
+
+// run returns the length of the first run of pages that are read in one way: zeros without touching the file, where that saves
+// something, or one pread. It is 0 if the first page is absent.
+func run(w []uint32) (n int, zero bool) {
+	const worth = 16 // pages of zeros for which a pread is divided
+	for n < len(w) && w[n] == zeroWord {
+		n++
+	}
+	if n == len(w) || n >= worth {
+		return n, n > 0
+	}
+	for zeros := 0; n < len(w) && w[n] != 0; n++ {
+		if w[n] != zeroWord {
+			zeros = 0
+		} else if zeros++; zeros == worth {
+			return n + 1 - worth, false
+		}
+	}
+	return n, false
+}
+
+// readChecked reads pages with one pread and returns how many of them, from the first on, match their words.
+func (s *store) readChecked(p []byte, off int64, words []uint32) int {
+	ok := s.readData(p, off)
+	for i, w := range words {
+		if !ok || word(p[i*pageSize:min((i+1)*pageSize, len(p))]) != w {
+			s.bad(off+int64(i)*pageSize, w)
+			return i
+		}
+	}
+	return len(words)
+}
+
+// readData fills p from the data file; what lies beyond its end reads as zeros. False is a disk error.
+func (s *store) readData(p []byte, off int64) bool {
+	n, err := s.data.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		return false
+	}
+	clear(p[n:])
+	return true
+}
+
+// bad makes a page absent that does not match its word.
+func (s *store) bad(page int64, w uint32) {
+	if s.size.Load() < 0 && s.learnSize() {
+		return // perhaps it was the last page, shorter than was known here: to be read again
+	}
+	s.failed.Add(1)
+	s.table.drop(page/pageSize, w)
+}
+
+// learnSize takes over a size that another process has found out by walking to the end.
+func (s *store) learnSize() bool {
+	m, err := readMeta(s.dir)
+	if err != nil || m.Size < 0 {
+		return false
+	}
+	return s.size.CompareAndSwap(-1, m.Size)
+}
+
+// put stores whole pages. off is the start of a page; p ends at the end of a page or of the file.
+func (s *store) put(off int64, p []byte) (kept int64, err error) {
+	n := (len(p) + pageSize - 1) / pageSize
+	words := make([]uint32, 2*n)
+	old := words[n:]
+	words = words[:n]
+	s.table.load(off/pageSize, old)
+	page := func(i int) []byte { return p[i*pageSize : min((i+1)*pageSize, len(p))] }
+	const same, zero, full = 0, 1, 2
+	kind := func(i int) int {
+		words[i] = word(page(i))
+		switch {
+		case words[i] == old[i]:
+			return same
+		case isZero(page(i)):
+			return zero
+		}
+		return full
+	}
+	for i, k := 0, kind(0); i < n; {
+		j, next := i+1, same
+		for ; j < n; j++ {
+			if next = kind(j); next != k {
+				break
+			}
+		}
+		part, at := p[i*pageSize:min(j*pageSize, len(p))], off+int64(i)*pageSize
+		switch k {
+		case full:
+			_, err = s.data.WriteAt(part, at)
+		case zero:
+			err = s.hole(at, int64(len(part)))
+		}
+		if err == nil && k != same {
+			err = s.table.store(at/pageSize, words[i:j])
+			kept += int64(len(part))
+		}
+		if err != nil {
+			return kept, fmt.Errorf("keep %d bytes at %d: %w", len(part), at, err)
+		}
+		i, k = j, next
+	}
+	return kept, nil
+}
+
+// hole sees to it that the data file reads as zeros there: after a crash or a damage there may be something else.
+func (s *store) hole(off, n int64) error {
+	if s.isHole(off, n) {
+		return nil
+	}
+	fd := int(s.data.Fd())
+	err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	for ; n > 0 && err != nil; off, n = off+pageSize, n-pageSize {
+		if _, werr := s.data.WriteAt(zeroPage[:min(n, pageSize)], off); werr != nil {
+			return werr
+		}
+	}
+	return nil
+}
+
+func (s *store) isHole(off, n int64) bool {
+	next, err := unix.Seek(int(s.data.Fd()), off, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO) || err == nil && next >= off+n
+}
+
+// localBytes is what the decoded bytes occupy on the disk.
+func (s *store) localBytes() int64 {
+	var st unix.Stat_t
+	if unix.Fstat(int(s.data.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512
+}

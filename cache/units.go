@@ -1,0 +1,84 @@
+package cache
+
+import "fmt"
+
+// Spans end anywhere, pages do not. A unit is one span, or several where small spans share a page, cut so that every page belongs to
+// at most two units: if a page has several span boundaries inside it, only the last of them is a unit's. So each unit holds the start
+// or the end of a page that it shares, never a piece from its middle, and that is what edge.go can keep.
+//
+// Units are only a way to ask for enough. If the source's spans change, what is kept stays right.
+
+// unitAt returns the unit that holds off. limit is the size, or beyond every offset if that is not known.
+func unitAt(span func(int64) (int64, int64, error), off, limit int64) (start, end int64, err error) {
+	lastOf := func(page int64) int64 { return min(page+pageSize, limit) - 1 }
+	page := pageFloor(off)
+	s, e, err := span(lastOf(page))
+	if err != nil {
+		return 0, 0, err
+	}
+	start, end = s, e
+	switch {
+	case s > off: // off lies before the page's last boundary
+		end = s
+		start, _, err = span(page)
+	case e < limit && e%pageSize != 0:
+		end, _, err = span(lastOf(pageFloor(e)))
+	}
+	return start, min(end, limit), err
+}
+
+// span asks the source, and believes nothing.
+func (f *File) span(off int64) (start, end int64, err error) {
+	start, end = f.src.Span(off)
+	if start < 0 || start > off || end <= off || end-start > maxSpan {
+		return 0, 0, fmt.Errorf("fill %s: the span at %d is given as %d-%d, want one that holds it, of at most %d bytes",
+			f.name(), off, start, end, maxSpan)
+	}
+	return start, end, nil
+}
+
+func (f *File) unit(off int64) (start, end int64, err error) {
+	return unitAt(f.span, off, f.limit())
+}
+
+// run asks the source from where on, and how far, it decodes to reach off, the start of a unit.
+func (f *File) run(off int64) (start, end int64, err error) {
+	start, end = f.src.Run(off)
+	if start < 0 || start > off || end <= off {
+		return 0, 0, fmt.Errorf("fill %s: the run at %d is given as %d-%d, want one that holds it", f.name(), off, start, end)
+	}
+	return start, end, nil
+}
+
+// atBoundary reports whether a unit begins or ends inside the page of off: then part of the page may be in edges.
+func (f *File) atBoundary(off, start, end int64) bool {
+	page := pageFloor(off)
+	return start > page || end < page+pageSize && end < f.limit()
+}
+
+// local reports whether the byte at off, in the unit given, is kept.
+func (f *File) local(off, start, end int64) bool {
+	if f.table.word(off/pageSize) != 0 {
+		return true
+	}
+	var b [1]byte
+	return f.atBoundary(off, start, end) && f.fragment(b[:], off) == 1
+}
+
+// missing returns the first byte in [off, end) that is not kept; end if there is none.
+func (f *File) missing(off, end int64) (int64, error) {
+	for off < end {
+		if off = f.absent(off, end); off >= end {
+			break
+		}
+		us, ue, err := f.unit(off)
+		if err != nil {
+			return off, err
+		}
+		if !f.local(off, us, ue) {
+			return off, nil
+		}
+		off = min(ue, pageFloor(off)+pageSize) // known as a part of its page
+	}
+	return end, nil
+}

@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// VerifyResult tells what Verify found in one entry.
+type VerifyResult struct {
+	Info
+	Checked int64 // bytes that were present and read
+	Bad     int64 // bytes of pages that did not match their check, and were made absent
+}
+
+// Verify reads all that is present in all entries, also in those that are open, and makes absent what does not match its check. progress
+// may be nil. It stops with ctx.
+func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) ([]VerifyResult, error) {
+	all, err := c.List()
+	if err != nil {
+		return nil, err
+	}
+	var total, before int64
+	for _, i := range all {
+		total += i.Present
+	}
+	var results []VerifyResult
+	for _, i := range all {
+		r := VerifyResult{Info: i}
+		tell := func(done, _ int64) {
+			if progress != nil {
+				progress(before+done, max(total, before+done))
+			}
+		}
+		if r.Bad, r.Checked, err = c.verifyEntry(ctx, i, tell); err != nil {
+			return results, fmt.Errorf("verify %s: %w", i.Name, err)
+		}
+		before += i.Present
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+func (c *Cache) verifyEntry(ctx context.Context, i Info, progress func(done, total int64)) (bad, checked int64, err error) {
+	dir := filepath.Join(c.files(), i.ID)
+	lock, err := openLock(dir, 0)
+	if err != nil {
+		return 0, 0, nil // removed meanwhile
+	}
+	defer lock.Close()
+	if flock(lock, unix.LOCK_SH|unix.LOCK_NB) != nil || !isCurrent(lock, dir) {
+		return 0, 0, nil
+	}
+	m, err := readMeta(dir)
+	if err != nil {
+		m.Size = -1
+	}
+	s, err := openStore(dir, m.Size)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	return s.verify(ctx, progress)
+}
+
+// verify reads all present pages and makes absent those that do not match.
+func (s *store) verify(ctx context.Context, progress func(done, total int64)) (bad, checked int64, err error) {
+	buf := make([]byte, chunkPages*pageSize)
+	var words [chunkPages]uint32
+	for off := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return bad, checked, err
+		}
+		off = pageFloor(s.scan(off, maxSize, true))
+		if off >= s.limit() {
+			return bad, checked, nil
+		}
+		end := min(pageCeil(s.scan(off, maxSize, false)), s.limit(), off+int64(len(buf)))
+		w := words[:(end-off+pageSize-1)/pageSize]
+		s.table.load(off/pageSize, w)
+		for len(w) > 0 {
+			good := s.verifyPages(buf[:end-off], off, w)
+			n := min(int64(good)*pageSize, end-off)
+			checked += n
+			if off, w = off+n, w[good:]; len(w) > 0 {
+				n = int64(s.pageLen(off))
+				if w[0] != 0 {
+					bad += n
+				}
+				off, w = off+n, w[1:]
+			}
+		}
+		if progress != nil {
+			progress(off, s.limit())
+		}
+	}
+}
+
+// verifyPages returns how many pages, from the first on, match their words. Unlike read, it makes sure that zeros are zeros in the file.
+func (s *store) verifyPages(p []byte, off int64, words []uint32) int {
+	zeros := 0
+	for zeros < len(words) && words[zeros] == zeroWord {
+		zeros++
+	}
+	if zeros > 0 && s.isHole(off, int64(zeros)*pageSize) {
+		return zeros
+	}
+	return s.readChecked(p, off, words)
+}
