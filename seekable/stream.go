@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 )
 
@@ -64,7 +65,10 @@ func (s *Stream) Span(off int64) (start, end int64) {
 func (s *Stream) Run(off int64) (start, end int64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.lay.run(off)
+	if start, end = s.lay.run(off); end < 0 {
+		end = math.MaxInt64
+	}
+	return start, end
 }
 
 // SetHistory gives the stream a reader of its own decoded bytes, the cache above it, for a walk that goes on in the middle. Without it they are

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/disk"
+	"github.com/machinefs/machinefs/fs"
+	"github.com/machinefs/machinefs/seekable"
+)
+
+// The exit codes are part of the interface. They are written down in the README and never renumbered.
+const (
+	exitOK       = 0
+	exitOther    = 1
+	exitUsage    = 2
+	exitNotFound = 3 // reference or image
+	exitFormat   = 4 // not a usable image
+	exitNetwork  = 5 // network or registry
+	exitVerify   = 6 // verification failed
+	exitMount    = 7 // mount or FUSE
+	exitLocal    = 8 // local disk or cache
+)
+
+// A usageError is a command line that cannot be meant.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+// A localError is a failure of this machine's disk, or of the cache on it.
+type localError struct{ error }
+
+func (e *localError) Unwrap() error { return e.error }
+
+// local marks err, if there is one, as a failure of the local disk.
+func local(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &localError{err}
+}
+
+// blobfetchCodes gives each kind of blobfetch's errors its exit code.
+var blobfetchCodes = map[error]int{
+	blobfetch.ErrReference: exitUsage,
+	blobfetch.ErrNotFound:  exitNotFound,
+	blobfetch.ErrOffline:   exitNotFound,
+	blobfetch.ErrNotImage:  exitFormat,
+	blobfetch.ErrNetwork:   exitNetwork,
+	blobfetch.ErrVerify:    exitVerify,
+	blobfetch.ErrLocal:     exitLocal,
+}
+
+// exitCode is the one table from errors to exit codes.
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return exitOK
+	case is[*usageError](err):
+		return exitUsage
+	case is[*localError](err):
+		return exitLocal
+	case is[*fs.MountError](err):
+		return exitMount
+	case is[*seekable.ChecksumError](err):
+		return exitVerify
+	case is[*seekable.FormatError](err), is[*seekable.MemberError](err), is[*disk.FormatError](err):
+		return exitFormat
+	case blobfetch.Kind(err) != nil:
+		return blobfetchCodes[blobfetch.Kind(err)]
+	case errors.Is(err, context.Canceled):
+		return exitOther
+	}
+	return exitOther
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/machinefs/machinefs/disk"
+	"github.com/machinefs/machinefs/fs"
+	"github.com/spf13/cobra"
+)
+
+func newMount(f *flags) *cobra.Command {
+	var images string
+	var allowOther bool
+	cmd := &cobra.Command{
+		Use:   "mount DIR [NAME=REF ...]",
+		Short: "Show images as raw disk files below DIR, until interrupted",
+		Long: `Show images as raw disk files below DIR, in the foreground. It is ready when it prints "mounted"; SIGINT or SIGTERM unmounts.
+
+DIR/NAME.raw is the image REF. Any image in a registry is there under its own name as well, looked up when it is first touched:
+DIR/quay.io/podman/machine-os:5.3.raw, or with a variant DIR/quay.io/podman/machine-os:5.3.aarch64.applehv.raw.`,
+		Example: `  machinefs mount /mnt/images
+  machinefs mount /mnt/images fcos=oci-dir:///srv/fcos deb=https://example.org/debian.raw.xz`,
+		Args: usage(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n := &names{fixed: map[string]target{}, sel: f.selection}
+			for _, a := range args[1:] {
+				if err := n.add(a); err != nil {
+					return err
+				}
+			}
+			if images != "" {
+				if err := n.load(images); err != nil {
+					return err
+				}
+			}
+			return mount(cmd.Context(), f, args[0], n, allowOther, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
+	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0, "let other users read the mount (libvirt runs qemu as another user)")
+	return cmd
+}
+
+func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool, out io.Writer) error {
+	h, err := newHost(f)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	srv, err := fs.Mount(dir, &tree{h, n}, fs.Config{AllowOther: allowOther, Log: h.log})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "mounted %s\n", dir)
+	select {
+	case <-ctx.Done():
+		if err := srv.Unmount(false); err != nil {
+			h.log.Warn("still in use: detached, serving until the last file is closed", "err", err)
+			if err := srv.Unmount(true); err != nil {
+				return err
+			}
+		}
+		srv.Wait()
+	case <-srv.Done():
+	}
+	return nil
+}
+
+// A tree is what the mount shows.
+type tree struct {
+	host  *host
+	names *names
+}
+
+// Names returns the paths that are listed before anybody touched them.
+func (t *tree) Names() []string { return slices.Sorted(maps.Keys(t.names.fixed)) }
+
+// Lookup tells what path is, from its form alone.
+func (t *tree) Lookup(path string) fs.Kind {
+	switch _, isDisk, isDir := t.names.find(path); {
+	case isDisk:
+		return fs.File
+	case isDir:
+		return fs.Dir
+	}
+	return fs.Absent
+}
+
+// Open resolves the image at path.
+func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
+	target, ok, _ := t.names.find(path)
+	if !ok {
+		return nil, os.ErrNotExist
+	}
+	s, err := t.host.open(ctx, target.ref, target.sel, hooks{})
+	if err != nil {
+		return nil, err
+	}
+	t.host.log.Info("image is ready", "name", path, "digest", s.source.Digest, "format", s.format(), "size", s.disk.Size())
+	return &shown{s}, nil
+}
+
+// A shown is one file of the mount.
+type shown struct{ *stack }
+
+var (
+	_ fs.Disk       = (*shown)(nil)
+	_ fs.HoleSeeker = (*shown)(nil)
+	_ fs.LocalSizer = (*shown)(nil)
+	_ fs.Attributer = (*shown)(nil)
+)
+
+// Size is the disk's.
+func (im *shown) Size() int64 { return im.disk.Size() }
+
+// ReadAt reads the disk.
+func (im *shown) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return im.disk.ReadAt(ctx, p, off)
+}
+
+// SeekData finds what the image file has bytes for.
+func (im *shown) SeekData(ctx context.Context, off int64) (int64, error) {
+	return im.seek(ctx, off, true)
+}
+
+// SeekHole finds what the image file has no bytes for.
+func (im *shown) SeekHole(ctx context.Context, off int64) (int64, error) {
+	return im.seek(ctx, off, false)
+}
+
+func (im *shown) seek(ctx context.Context, off int64, data bool) (int64, error) {
+	for e, err := range im.disk.Extents(ctx, off, im.disk.Size()-off) {
+		if err != nil {
+			return 0, err
+		}
+		if (e.Kind == disk.Data) == data {
+			return e.Off, nil
+		}
+	}
+	return im.disk.Size(), nil
+}
+
+// LocalBytes is what the cache has of the image file.
+func (im *shown) LocalBytes() int64 { return im.file.LocalBytes() }
+
+// Attrs are the extended attributes user.machinefs.*.
+func (im *shown) Attrs() []string { return []string{"reference", "digest", "format", "status"} }
+
+// Attr returns one of them.
+func (im *shown) Attr(name string) ([]byte, bool) {
+	switch name {
+	case "reference":
+		return []byte(im.pinned()), true
+	case "digest":
+		return []byte(im.source.Digest), true
+	case "format":
+		return []byte(im.format()), true
+	case "status":
+		data, err := json.Marshal(im.status())
+		return data, err == nil
+	}
+	return nil, false
+}

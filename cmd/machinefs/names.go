@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/machinefs/machinefs/blobfetch"
+)
+
+// The names in a mount. A name is fixed (NAME=REF on the command line or in --images FILE) or on demand: any registry reference by its own name,
+// with ".raw" behind it, and the variant before that:
+//
+//	quay.io/podman/machine-os:5.3.raw
+//	quay.io/podman/machine-os:5.3.aarch64.applehv.raw
+//	localhost:5000/vm@sha256:….raw
+type names struct {
+	fixed map[string]target // by path in the mount
+	sel   blobfetch.Select  // of references that say nothing else
+}
+
+// A target is what a name stands for.
+type target struct {
+	ref string
+	sel blobfetch.Select
+}
+
+const suffix = ".raw"
+
+// add takes NAME=REF. A name without .raw gets it.
+func (n *names) add(arg string) error {
+	name, ref, ok := strings.Cut(arg, "=")
+	if !ok || name == "" || ref == "" {
+		return &usageError{fmt.Errorf("image %q: want NAME=REFERENCE", arg)}
+	}
+	return n.set(name, ref)
+}
+
+func (n *names) set(name, ref string) error {
+	name = strings.TrimSuffix(name, suffix) + suffix
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part == "." || part == ".." || len(part) > 255 || strings.ContainsAny(part, "\x00\n") {
+			return &usageError{fmt.Errorf("image name %q: it is a path in the mount, without empty parts, '.' and '..'", name)}
+		}
+	}
+	for have := range n.fixed {
+		if have == name || strings.HasPrefix(have, name+"/") || strings.HasPrefix(name, have+"/") {
+			return &usageError{fmt.Errorf("image names %q and %q: one is in the way of the other", have, name)}
+		}
+	}
+	n.fixed[name] = target{ref, n.sel}
+	return nil
+}
+
+// load takes the lines "NAME REF" of a file; empty lines and lines that begin with # are passed over.
+func (n *names) load(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return local(fmt.Errorf("read --images: %w", err))
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for i := 1; lines.Scan(); i++ {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+			continue
+		}
+		if len(words) != 2 {
+			return &usageError{fmt.Errorf("%s line %d: want NAME REFERENCE, found %d words", file, i, len(words))}
+		}
+		if err := n.set(words[0], words[1]); err != nil {
+			return fmt.Errorf("%s line %d: %w", file, i, err)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return local(fmt.Errorf("read %s: %w", file, err))
+	}
+	return nil
+}
+
+var (
+	hostPart   = regexp.MustCompile(`^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|\[[0-9a-fA-F:]+\])(:[0-9]+)?$|^[a-zA-Z0-9-]+:[0-9]+$`)
+	repoPart   = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
+	lastPart   = regexp.MustCompile(`^([a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	archWords  = []string{"x86_64", "amd64", "aarch64", "arm64", "riscv64", "s390x", "ppc64le"}
+	diskTypes  = []string{"qemu", "applehv", "hyperv", "wsl"}
+	notAHost   = regexp.MustCompile(`^\.|(?i)\.(raw|img|qcow2|inf|ini|exe|dll|txt|so)$`) // what shells and file managers probe for
+	maxNesting = 16
+)
+
+// find tells what a path in the mount is: a disk (ok and a target), a folder, or nothing.
+func (n *names) find(path string) (t target, isDisk, isDir bool) {
+	if t, ok := n.fixed[path]; ok {
+		return t, true, false
+	}
+	for name := range n.fixed {
+		if strings.HasPrefix(name, path+"/") {
+			return target{}, false, true
+		}
+	}
+	parts := strings.Split(path, "/")
+	if len(parts) > maxNesting || !hostPart.MatchString(parts[0]) || notAHost.MatchString(parts[0]) {
+		return target{}, false, false
+	}
+	last := len(parts) - 1
+	for _, p := range parts[1:max(last, 1)] {
+		if !repoPart.MatchString(p) {
+			return target{}, false, false
+		}
+	}
+	if last == 0 {
+		return target{}, false, true
+	}
+	if name, ok := strings.CutSuffix(parts[last], suffix); ok {
+		t, ok := n.onDemand(strings.Join(parts[:last], "/")+"/", name)
+		return t, ok, false
+	}
+	return target{}, false, repoPart.MatchString(parts[last])
+}
+
+// onDemand parses the last part of a reference's path: repository, tag or digest, then architecture and disktype, each behind a dot.
+func (n *names) onDemand(dir, name string) (target, bool) {
+	sel := n.sel
+	for range 2 {
+		i := strings.LastIndexByte(name, '.')
+		if i < 0 {
+			break
+		}
+		switch word := name[i+1:]; {
+		case slices.Contains(archWords, word):
+			sel.Arch = word
+		case slices.Contains(diskTypes, word):
+			sel.DiskType = word
+		default:
+			i = len(name)
+		}
+		name = name[:i]
+	}
+	if !lastPart.MatchString(name) {
+		return target{}, false
+	}
+	return target{"docker://" + dir + name, sel}, true
+}

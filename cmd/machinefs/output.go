@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// An output is the file that materialize makes. It has no name until it is whole, so that a break leaves nothing half behind. Zeros are not
+// written: they stay holes. WriteAt may be called in parallel.
+type output struct {
+	f    *os.File
+	path string
+	tmp  string // its name until it is whole, where the file system has no files without one
+}
+
+func createOutput(path string, size int64) (*output, error) {
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, local(fmt.Errorf("create %s: it is a %s, want a file or a new name", path, kindOf(st.Mode())))
+	}
+	dir := filepath.Dir(path)
+	o := &output{path: path}
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o666)
+	if err == nil {
+		o.f = os.NewFile(uintptr(fd), path)
+	} else {
+		o.tmp = partial(path)
+		if o.f, err = os.OpenFile(o.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
+			return nil, local(fmt.Errorf("create %s: %w", path, err))
+		}
+	}
+	if err := o.f.Truncate(size); err != nil {
+		o.discard()
+		return nil, local(fmt.Errorf("create %s of %d bytes: %w", path, size, err))
+	}
+	return o, nil
+}
+
+func partial(path string) string {
+	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.part", filepath.Base(path), os.Getpid()))
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "directory"
+	case m&fs.ModeDevice != 0:
+		return "device"
+	}
+	return "special file"
+}
+
+const (
+	holePage = 4 << 10
+	minHole  = 32 << 10 // shorter runs of zeros are written: a hole costs an extent
+)
+
+var zeroPage [holePage]byte
+
+// WriteAt writes p at off, all of it or an error, but leaves out long runs of zeros.
+func (o *output) WriteAt(p []byte, off int64) error {
+	for len(p) > 0 {
+		data := dataLen(p)
+		if data > 0 {
+			if _, err := o.f.WriteAt(p[:data], off); err != nil {
+				return local(fmt.Errorf("write %s: %w", o.path, errors.Unwrap(err)))
+			}
+		}
+		hole := data + zeroLen(p[data:])
+		p, off = p[hole:], off+int64(hole)
+	}
+	return nil
+}
+
+// dataLen returns where the first run of zeros that is worth a hole begins in p.
+func dataLen(p []byte) int {
+	run := 0
+	for i := 0; i < len(p); i += holePage {
+		page := p[i:min(i+holePage, len(p))]
+		if !bytes.Equal(page, zeroPage[:len(page)]) {
+			run = 0
+		} else if run += len(page); run >= minHole {
+			return i + len(page) - run
+		}
+	}
+	return len(p)
+}
+
+// zeroLen returns how many zeros p begins with, in whole pages.
+func zeroLen(p []byte) int {
+	for i := 0; i < len(p); i += holePage {
+		page := p[i:min(i+holePage, len(p))]
+		if !bytes.Equal(page, zeroPage[:len(page)]) {
+			return i
+		}
+	}
+	return len(p)
+}
+
+// commit gives the file its name. A file that has the name already is replaced.
+func (o *output) commit() error {
+	if o.tmp == "" {
+		link := func(name string) error {
+			return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", o.f.Fd()), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
+		}
+		err := link(o.path)
+		if errors.Is(err, fs.ErrExist) {
+			o.tmp = partial(o.path)
+			err = link(o.tmp)
+		}
+		if err != nil {
+			return local(fmt.Errorf("name %s: %w", o.path, err))
+		}
+	}
+	if o.tmp != "" {
+		if err := os.Rename(o.tmp, o.path); err != nil {
+			return local(err)
+		}
+		o.tmp = ""
+	}
+	return local(o.f.Close())
+}
+
+// discard drops the file, unless it was committed.
+func (o *output) discard() {
+	o.f.Close()
+	if o.tmp != "" {
+		os.Remove(o.tmp)
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/disk"
+	"github.com/machinefs/machinefs/seekable"
+)
+
+// maxLayers bounds how deep an image file may be wrapped: gzip > tar > xz is three.
+const maxLayers = 8
+
+// A host is what all images of a process share.
+type host struct {
+	client *blobfetch.Client
+	cache  *cache.Cache
+	flags  *flags
+	log    *slog.Logger
+}
+
+func newHost(f *flags) (*host, error) {
+	log, err := f.logger()
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.cache(log)
+	if err != nil {
+		return nil, local(err)
+	}
+	client, err := f.client(log)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &host{client: client, cache: c, flags: f, log: log}, nil
+}
+
+func (h *host) Close() {
+	h.client.Close()
+	h.cache.Close()
+}
+
+// A stack is one disk with all that it is read through: disk on cache on seekable (as often as there are layers) on blobfetch.
+type stack struct {
+	image  *blobfetch.Image
+	source blobfetch.Disk
+	blob   *blobfetch.Blob
+	layers []layer
+	spans  seekable.Source // what the cache is filled from
+	file   *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
+	disk   *disk.Disk
+
+	closers []io.Closer
+}
+
+// A layer is one step from the blob to the image file.
+type layer struct {
+	Format string `json:"format"`
+	Member string `json:"member,omitempty"`
+	Size   int64  `json:"size"`
+}
+
+// blob is what seekable and disk read from.
+type blob interface {
+	Size() int64
+	ReadAt(ctx context.Context, p []byte, off int64) error
+}
+
+// hooks let a command see the bytes that pass. Any may be nil.
+type hooks struct {
+	blob  func(*blobfetch.Blob, *cache.Entry) blob // compressed ones; the entry keeps records of the blob
+	spans func(seekable.Source) seekable.Source    // decoded ones, of each layer
+}
+
+// open resolves ref and builds its stack.
+func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, hook hooks) (*stack, error) {
+	im, err := h.client.Resolve(ctx, ref, sel)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := im.Match(sel)
+	if err != nil {
+		return nil, err
+	}
+	if len(disks) > 1 && !disks[0].Tar {
+		_, err := im.Choose(sel)
+		return nil, err
+	}
+	// Of a container's layers, the last that has the file is the one that counts.
+	for _, d := range slices.Backward(disks) {
+		s := &stack{image: im, source: d}
+		if err = s.build(ctx, h, sel, hook); err == nil {
+			return s, nil
+		}
+		s.Close()
+		if !is[*seekable.MemberError](err) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("open %s: %w", im.Reference, err)
+}
+
+// build goes from the blob up, a layer at a time.
+func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook hooks) (err error) {
+	if s.blob, err = h.client.Open(ctx, s.source); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.blob)
+	// What was learned about the blob and its layers is kept apart from the bytes, and outlives their eviction.
+	key := s.source.Key
+	records, err := s.entry(h, key)
+	if err != nil {
+		return err
+	}
+	var b blob = s.blob
+	if hook.blob != nil {
+		b = hook.blob(s.blob, records)
+	}
+	noted := seekable.Remember(b, records.RecordPath("notes"))
+	b = noted
+	for {
+		opt := seekable.Options{
+			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
+			Index: records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
+		}
+		l, err := seekable.Peel(ctx, b, opt)
+		if err != nil {
+			return err
+		}
+		if l == nil {
+			break
+		}
+		if len(s.layers) == maxLayers {
+			return &seekable.FormatError{Format: l.Format, Msg: fmt.Sprintf("the image is wrapped in more than %d layers", maxLayers)}
+		}
+		key += "/" + l.Format
+		if l.Stream != nil {
+			s.closers = append(s.closers, l.Stream)
+			if b, err = s.keep(ctx, h, key, l.Stream, hook); err != nil {
+				return err
+			}
+			l.Stream.SetHistory(s.file.ReadAt)
+			s.layers = append(s.layers, layer{Format: l.Format, Size: b.Size()})
+		} else {
+			key += ":" + l.Member
+			b, s.file = l.Blob, nil
+			s.layers = append(s.layers, layer{Format: l.Format, Member: l.Member, Size: b.Size()})
+		}
+	}
+	if s.file == nil { // nothing was decoded: what is kept is the image file itself
+		if b, err = s.keep(ctx, h, key+"/raw", seekable.NewPlain(b), hook); err != nil {
+			return err
+		}
+	}
+	if s.disk, err = disk.Open(ctx, b); err != nil {
+		return err
+	}
+	if err := noted.Seal(); err != nil {
+		h.log.Warn("opening again will ask the network", "err", err)
+	}
+	return nil
+}
+
+func (s *stack) entry(h *host, key string) (*cache.Entry, error) {
+	e, err := h.cache.Entry(key, s.image.Reference)
+	if err != nil {
+		return nil, local(err)
+	}
+	s.closers = append(s.closers, e)
+	return e, nil
+}
+
+// keep puts the cache on src. A stream whose size is not known is walked to its end first.
+func (s *stack) keep(ctx context.Context, h *host, key string, src seekable.Source, hook hooks) (blob, error) {
+	if hook.spans != nil {
+		src = hook.spans(src)
+	}
+	e, err := s.entry(h, key)
+	if err != nil {
+		return nil, err
+	}
+	f, err := e.File(src)
+	if err != nil {
+		return nil, local(err)
+	}
+	s.closers = append(s.closers, f)
+	s.spans, s.file = src, f
+	if f.Size() < 0 {
+		h.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+		if err := f.Measure(ctx, nil); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// Close closes the stack from the top down.
+func (s *stack) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(s.closers) {
+		errs = append(errs, c.Close())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// format returns the names of what is peeled off, outermost first: gzip > tar > xz > qcow2.
+func (s *stack) format() string {
+	text := ""
+	for _, l := range s.layers {
+		text += l.Format + " > "
+	}
+	return text + s.disk.Format()
+}
+
+// pinned names the image for ever, if anything does.
+func (s *stack) pinned() string {
+	if s.image.Pinned != "" {
+		return s.image.Pinned
+	}
+	return s.image.Reference
+}
+
+func (s *stack) status() status {
+	b, c := s.blob.Stats(), s.file.Stats()
+	return status{
+		Reference: s.pinned(), Digest: s.source.Digest, Format: s.format(), Size: s.disk.Size(),
+		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
+		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
+		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,
+	}
+}

@@ -1,0 +1,19 @@
+package main
+
+import (
+	"github.com/machinefs/machinefs/fs"
+	"github.com/spf13/cobra"
+)
+
+func newUnmount() *cobra.Command {
+	var lazy bool
+	cmd := &cobra.Command{
+		Use:     "unmount DIR",
+		Aliases: []string{"umount"},
+		Short:   "Unmount DIR; the process that serves it ends",
+		Args:    usage(cobra.ExactArgs(1)),
+		RunE:    func(_ *cobra.Command, args []string) error { return fs.Unmount(args[0], lazy) },
+	}
+	cmd.Flags().BoolVar(&lazy, "lazy", false, "detach a mount that is in use: it lives on until the last file is closed")
+	return cmd
+}
