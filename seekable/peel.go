@@ -37,20 +37,21 @@ func Peel(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 
 // formats are tried in this order. A new one goes here.
 var formats = []struct {
+	name string
 	is   func(head []byte) bool
 	open func(ctx context.Context, b Blob, opt Options) (*Layer, error)
 }{
-	//TMP 	{magic("\x28\xb5\x2f\xfd"), openZstd},
-	//TMP 	{isSkippable, openZstd},
-	{magic("\xfd7zXZ\x00"), openXz},
-	{magic("\x1f\x8b\x08"), openGzip},
-	//TMP 	{isBzip2, openBzip2},
-	//TMP 	{magic("\x04\x22\x4d\x18"), openLz4},
-	//TMP 	{magic("\x02\x21\x4c\x18"), openLz4},
-	//TMP 	{magic("bv41"), openLz4},
-	//TMP 	{magic("bv4-"), openLz4},
-	{magic("PK\x03\x04"), openZip},
-	{isTar, openTar},
+	//TMP 	{"zstd", magic("\x28\xb5\x2f\xfd"), openZstd},
+	//TMP 	{"zstd", isSkippable, openZstd},
+	{"xz", magic("\xfd7zXZ\x00"), openXz},
+	{"gzip", magic("\x1f\x8b\x08"), openGzip},
+	//TMP 	{"bzip2", isBzip2, openBzip2},
+	//TMP 	{"lz4", magic("\x04\x22\x4d\x18"), openLz4},
+	//TMP 	{"lz4", magic("\x02\x21\x4c\x18"), openLz4},
+	//TMP 	{"apple-lz4", magic("bv41"), openLz4},
+	//TMP 	{"apple-lz4", magic("bv4-"), openLz4},
+	{"zip", magic("PK\x03\x04"), openZip},
+	{"tar", isTar, openTar},
 }
 
 func magic(m string) func([]byte) bool {

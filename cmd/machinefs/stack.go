@@ -56,6 +56,7 @@ type stack struct {
 	spans  seekable.Source // what the cache is filled from
 	file   *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
 	disk   *disk.Disk
+	inner  string // of a glance that did not reach the disk: what is known to come next
 
 	closers []io.Closer
 }
@@ -77,6 +78,9 @@ type blob interface {
 type hooks struct {
 	blob  func(*blobfetch.Blob, *cache.Entry) blob // compressed ones; the entry keeps records of the blob
 	spans func(seekable.Source) seekable.Source    // decoded ones, of each layer
+
+	// glance opens for a look only: of streams that are not kept yet, no more than the first bytes are decoded.
+	glance bool
 }
 
 // open resolves ref and builds its stack.
@@ -131,6 +135,10 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 			Index: records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
 		}
 		l, err := seekable.Peel(ctx, b, opt)
+		if errors.Is(err, errBeyond) {
+			s.inner = nextFormat(ctx, b) + " > …"
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -147,7 +155,7 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 				return err
 			}
 			l.Stream.SetHistory(s.file.ReadAt)
-			s.layers = append(s.layers, layer{Format: l.Format, Size: b.Size()})
+			s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
 		} else {
 			key += ":" + l.Member
 			b, s.file = l.Blob, nil
@@ -159,7 +167,10 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 			return err
 		}
 	}
-	if s.disk, err = disk.Open(ctx, b); err != nil {
+	if s.disk, err = disk.Open(ctx, b); errors.Is(err, errBeyond) {
+		s.inner = "image file whose tables lie further in"
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := noted.Seal(); err != nil {
@@ -192,6 +203,11 @@ func (s *stack) keep(ctx context.Context, h *host, key string, src seekable.Sour
 	}
 	s.closers = append(s.closers, f)
 	s.spans, s.file = src, f
+	if hook.glance && (f.Size() < 0 || !f.Complete()) {
+		if st, ok := src.(*seekable.Stream); ok {
+			return glance(ctx, st)
+		}
+	}
 	if f.Size() < 0 {
 		h.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
 		if err := f.Measure(ctx, nil); err != nil {
@@ -216,6 +232,9 @@ func (s *stack) format() string {
 	text := ""
 	for _, l := range s.layers {
 		text += l.Format + " > "
+	}
+	if s.disk == nil {
+		return text + s.inner
 	}
 	return text + s.disk.Format()
 }
