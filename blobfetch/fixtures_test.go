@@ -118,9 +118,13 @@ type logLines struct {
 	buf bytes.Buffer
 }
 
-func (l *logLines) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.buf.Write(p) }
-func (l *logLines) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.buf.String() }
-func (l *logLines) logger() *slog.Logger        { return slog.New(slog.NewTextHandler(l, nil)) }
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+func (l *logLines) String() string       { l.mu.Lock(); defer l.mu.Unlock(); return l.buf.String() }
+func (l *logLines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // debianRegistry starts Debian's docker-registry on a free port, with basic auth if htpasswd is given, and returns host:port.
 func debianRegistry(t testing.TB, htpasswd string) string {

@@ -187,7 +187,8 @@ type guarded struct {
 
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !g.plain(req.URL.Host) {
-		return nil, failf(ErrNetwork, "use --tls-verify=false if that network can be trusted", "refused to ask %s without TLS", req.URL.Host)
+		// Without a kind: it is the lesser half of a handshake that tried TLS too, whose fault may pass.
+		return nil, fmt.Errorf("refused to ask %s without TLS (--tls-verify=false allows it)", req.URL.Host)
 	}
 	return g.inner.RoundTrip(req)
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -53,26 +54,38 @@ func transportFault(ctx context.Context, err error) error {
 	if context.Cause(ctx) == errStalled {
 		return &passingError{err: errStalled}
 	}
+	if fault := certificateFault(err); fault != nil {
+		return fault
+	}
 	var (
-		unknown  x509.UnknownAuthorityError
-		host     x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		verify   *tls.CertificateVerificationError
 		record   tls.RecordHeaderError
 		alert    tls.AlertError
 		plainTLS = strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") // net/http has no type for it
 	)
 	switch {
-	case errors.As(err, &unknown):
-		return failf(ErrNetwork, "add its CA with --cert-dir, or use --tls-verify=false", "%w", err)
-	case errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify):
-		return failf(ErrNetwork, "use --tls-verify=false if that is expected", "%w", err)
 	case errors.As(err, &record), plainTLS:
 		return failf(ErrNetwork, "use --tls-verify=false for a registry without TLS", "%w", err)
 	case errors.As(err, &alert):
 		return failf(ErrNetwork, "", "%w", err)
 	}
 	return &passingError{err: err}
+}
+
+// certificateFault is what no retry and no other scheme mends.
+func certificateFault(err error) error {
+	var (
+		unknown x509.UnknownAuthorityError
+		host    x509.HostnameError
+		invalid x509.CertificateInvalidError
+		verify  *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return failf(ErrNetwork, "add its CA with --cert-dir, or use --tls-verify=false", "%w", err)
+	case errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify):
+		return failf(ErrNetwork, "use --tls-verify=false if that is expected", "%w", err)
+	}
+	return nil
 }
 
 // unknownHost reports a name that the DNS says does not exist. For a blob that was read before it is an outage; for a
@@ -120,7 +133,11 @@ func (p *patience) wait(ctx context.Context, err error) error {
 	if p.resolving && unknownHost(err) {
 		return failf(ErrNetwork, "check the host's name", "%w", fault.err)
 	}
-	if fault.tries > 0 && p.failures >= fault.tries || p.resolving && errors.Is(err, errWebPage) {
+	tries := fault.tries
+	if p.resolving && errors.Is(err, syscall.ECONNREFUSED) {
+		tries = nonsenseTries // time enough for a restart, and none to keep somebody waiting
+	}
+	if tries > 0 && p.failures >= tries || p.resolving && errors.Is(err, errWebPage) {
 		return failf(ErrNetwork, "", "%w", fault.err)
 	}
 	d := min(firstWait<<min(p.failures-1, 16), longWait)

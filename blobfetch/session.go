@@ -64,7 +64,7 @@ func share(ctx context.Context, group *singleflight.Group, key string, f func(ct
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handshakeLimit)
 		defer cancel()
 		v, err := f(ctx)
-		if errors.Is(err, context.DeadlineExceeded) {
+		if err != nil && ctx.Err() != nil {
 			err = passing("no answer in %v", handshakeLimit)
 		}
 		return v, err
@@ -105,6 +105,10 @@ func (c *Client) handshake(ctx context.Context, repo name.Repository) (*session,
 
 // handshakeFault sorts what go-containerregistry's Ping and Exchange return.
 func handshakeFault(ctx context.Context, err error) error {
+	// A loopback registry was also asked by plain http; what that said matters less than a certificate that is not trusted.
+	if fault := certificateFault(err); fault != nil {
+		return fault
+	}
 	var status *transport.Error
 	if !errors.As(err, &status) {
 		err = transportFault(ctx, err)
