@@ -71,7 +71,7 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 			if d.phase == inStored {
 				o, err = d.stored(buf, o)
 			} else {
-				o, err = d.symbols(buf, o, low, start)
+				o, err = d.symbols(buf, o, low, max(low, start))
 			}
 			d.member += uint64(o - from)
 			if d.format == Gzip {
@@ -112,7 +112,7 @@ func (d *decoder) stored(buf []byte, o int) (int, error) {
 		return o, nil
 	}
 	if o == len(buf) {
-		return o, d.spanErrorf("more output than %d bytes", len(buf))
+		return o, d.moreOutput(o)
 	}
 	if err := d.want(1); err != nil {
 		return o, err
@@ -127,7 +127,8 @@ func (d *decoder) stored(buf []byte, o int) (int, error) {
 }
 
 // symbols decodes symbols of a block into buf[o:] until buf is full, or the block ends, or much of the input is used. Matches may
-// reach back to low; what they refer to before start is marked.
+// reach back to low; what they refer to before start is marked. start is not below low, so that one comparison is enough for
+// most matches.
 func (d *decoder) symbols(buf []byte, o, low, start int) (int, error) {
 	var err error
 	for turn := 0; ; turn++ {
@@ -172,7 +173,7 @@ func (d *decoder) symbol(buf []byte, o, low, start int) (int, error) {
 		return o, d.truncated()
 	case e&isLiteral != 0:
 		if o == len(buf) {
-			return o, d.spanErrorf("more output than %d bytes", len(buf))
+			return o, d.moreOutput(o)
 		}
 		buf[o] = byte(e >> 16)
 		d.b, d.nb = b>>take, nb-take
@@ -203,9 +204,6 @@ func (d *decoder) symbol(buf []byte, o, low, start int) (int, error) {
 		return o, d.truncated()
 	}
 	dist := int(e>>16 + uint32(b)&(1<<take-1)>>(e>>8&15))
-	if o == len(buf) {
-		return o, d.spanErrorf("more output than %d bytes", len(buf))
-	}
 	d.b, d.nb = b>>take, nb-take
 	d.matchLen, d.matchDist = n, dist
 	return d.match(buf, o, low, start)
@@ -213,6 +211,9 @@ func (d *decoder) symbol(buf []byte, o, low, start int) (int, error) {
 
 // match writes what is left of a match, as far as buf goes.
 func (d *decoder) match(buf []byte, o, low, start int) (int, error) {
+	if o == len(buf) {
+		return o, d.moreOutput(o)
+	}
 	n := min(d.matchLen, len(buf)-o)
 	from := o - d.matchDist
 	if from < start {
@@ -242,6 +243,11 @@ func (d *decoder) noSuchCode(nb uint) error {
 		return d.truncated()
 	}
 	return d.errorf("bits that are no code")
+}
+
+// moreOutput tells of input of a span that decodes to more than the span holds, which is full at o.
+func (d *decoder) moreOutput(o int) error {
+	return d.spanErrorf("output after the last of %d bytes", o)
 }
 
 func (d *decoder) tooFar(dist, have int) error {

@@ -118,7 +118,9 @@ func describe(pt codec.Point) string {
 	var b bytes.Buffer
 	b.WriteString(hex.EncodeToString(pt.State))
 	if pt.Used != nil {
-		pt.Used.Runs(func(from, n int) { b.WriteString(" " + hex.EncodeToString([]byte{byte(from >> 8), byte(from), byte(n >> 8), byte(n)})) })
+		pt.Used.Runs(func(from, n int) {
+			b.WriteString(" " + hex.EncodeToString([]byte{byte(from >> 8), byte(from), byte(n >> 8), byte(n)}))
+		})
 	}
 	return b.String() + " " + hex.EncodeToString([]byte{byte(pt.In >> 16), byte(pt.In >> 8), byte(pt.In), byte(pt.InEnd >> 16), byte(pt.InEnd >> 8), byte(pt.InEnd)})
 }
