@@ -45,17 +45,21 @@ var magics = []struct {
 // readHead reads the first headSize bytes of f, or all of a shorter file.
 func readHead(ctx context.Context, f File) ([]byte, error) {
 	h := make([]byte, min(headSize, max(0, f.Size())))
-	if len(h) < sector {
-		return nil, formatErrorf("raw", 0, "the file has %d bytes, less than one sector: this is not a disk image", len(h))
+	if len(h) == 0 {
+		return nil, formatErrorf("raw", 0, "the file is empty: this is not a disk image")
 	}
-	if err := f.ReadAt(ctx, h, 0); err != nil {
-		return nil, err
-	}
-	return h, nil
+	return h, f.ReadAt(ctx, h, 0)
 }
 
-// detect names the format of the file that begins with h.
+// detect names the format of the file that begins with h. Of what it names, all but a vmdk descriptor have a sector at least.
 func detect(ctx context.Context, f File, h []byte) (string, error) {
+	start := h[:min(len(h), sector)]
+	if bytes.Contains(bytes.ToLower(start), []byte("# disk descriptorfile")) {
+		return "vmdk", nil
+	}
+	if len(h) < sector {
+		return "", formatErrorf("raw", 0, "the file has %d bytes, less than one sector: this is not a disk image", len(h))
+	}
 	for _, m := range magics {
 		if bytes.HasPrefix(h, []byte(m.magic)) {
 			return m.format, nil
@@ -66,12 +70,12 @@ func detect(ctx context.Context, f File, h []byte) (string, error) {
 		return "vdi", nil
 	case len(h) == headSize && bytes.HasPrefix(h[isoMagicAt:], isoMagic):
 		return "iso", nil
-	case bytes.Contains(bytes.ToLower(h[:sector]), []byte("# disk descriptorfile")):
-		return "vmdk", nil
-	case isText(h[:sector]):
-		return "", formatErrorf("raw", 0, "the file begins with text (%.40q): this is not a disk image", h[:sector])
 	}
-	return detectTail(ctx, f)
+	format, err := detectTail(ctx, f)
+	if format == "raw" && isText(start) {
+		return "", formatErrorf("raw", 0, "the file begins with text (%.40q): this is not a disk image", start)
+	}
+	return format, err
 }
 
 // detectTail finds the formats that show only in the last sector: a fixed VHD has its footer there, a UDIF (dmg) its trailer.

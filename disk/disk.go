@@ -99,6 +99,14 @@ func Open(ctx context.Context, f File) (*Disk, error) {
 		return d, nil
 	case "qcow2":
 		err = d.openQcow2(ctx, h)
+	case "vhd":
+		err = d.openVHD(ctx, h)
+	case "vhdx":
+		err = d.openVHDX(ctx)
+	case "vdi":
+		err = d.openVDI(h)
+	case "vmdk":
+		err = d.openVMDK(ctx, h)
 	default:
 		err = &FormatError{Format: format, Msg: "the format is not supported yet; convert the image with `qemu-img convert -O qcow2`"}
 	}

@@ -117,7 +117,9 @@ func checkImage(t *testing.T, name, qemuFormat string) {
 		t.Fatalf("%s: size %d, qemu-img says %d", name, d.Size(), len(want))
 	}
 	checkReads(t, d, want)
-	checkMap(t, d, name, qemuFormat)
+	if qemuFormat != "vhdx" { // qemu's vhdx driver calls everything data
+		checkMap(t, d, name, qemuFormat)
+	}
 	checkExtents(t, d, f, want)
 }
 
@@ -203,6 +205,9 @@ func checkMap(t *testing.T, d *Disk, name, qemuFormat string) {
 				oracle = oracle[1:]
 			}
 			o := oracle[0]
+			if qemuFormat == "vpc" || qemuFormat == "vdi" { // qemu calls holes present where a format has no backing files
+				o.Present = e.Kind != Hole
+			}
 			compareExtents(t, e, o, at)
 			at = min(e.end(), o.Start+o.Length)
 		}

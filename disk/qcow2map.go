@@ -67,11 +67,8 @@ func (q *qcow2) next(ctx context.Context, off, max int64) (run, error) {
 	if r.n > max {
 		r.n = max
 	}
-	if err == nil && r.kind == Data && r.fileEnd() > q.fileSize {
-		r.n = q.fileSize - r.pos
-		if r.n <= 0 {
-			err = formatErrorf("qcow2", r.pos, "the data for disk offset %d lies past the end of the file at %d: the image is truncated", off, q.fileSize)
-		}
+	if err == nil {
+		err = withinFile(&r, off, q.fileSize, "qcow2")
 	}
 	return r, err
 }
@@ -130,20 +127,16 @@ func (q *qcow2) subcluster(b []byte, off int64) (run, error) {
 
 // compressed gives the run from off to the end of its compressed cluster. The entry has the offset in bytes, and above
 // it the number of 512-byte sectors after the first one that the compressed bytes touch. The last sector may be cut by
-// the end of the file.
+// the end of the file; next cuts the run then.
 func (q *qcow2) compressed(entry uint64, off int64) (run, error) {
 	pos := int64(entry & (1<<q.csizeShift - 1))
 	sectors := int64(entry&(qcow2Compressed-1)) >> q.csizeShift
 	unit := off &^ (q.clusterSize - 1)
-	if pos >= q.fileSize {
-		return run{}, formatErrorf("qcow2", pos, "the compressed cluster for disk offset %d lies past the end of the file at %d: the image is truncated", unit, q.fileSize)
-	}
-	packed := (sectors+1)*sector - pos&(sector-1)
 	return run{
 		kind:   Data,
 		n:      unit + q.clusterSize - off,
 		pos:    pos,
-		packed: min(packed, q.fileSize-pos),
+		packed: (sectors+1)*sector - pos&(sector-1),
 		unit:   unit,
 	}, nil
 }
