@@ -17,8 +17,8 @@
 //     Opening happens once per path however many ask, and other names are served meanwhile. A failure is not
 //     kept: the next touch tries again.
 //   - The end of the file is decided here and nowhere else: a read is cut to the size before the disk sees it.
-//   - An interrupt of a reader cancels nothing that others may wait for. It only lets a reader that is being
-//     killed leave: see Disk.
+//   - An interrupt cancels nothing that others may wait for. It only lets a process that is being killed stop
+//     waiting for a name.
 //   - One table, in errno.go, turns errors into errno.
 //   - Node ids are hashes of paths and file handles carry no state but two fixed numbers, so that another
 //     process could take over a mount without the kernel noticing.
@@ -26,7 +26,8 @@
 // # Dangers
 //
 // The process that serves a mount must not keep a file of that mount open or mapped: it could not be killed
-// any more. The kernel holds a directory's lock for reading while a name in it is looked up; a process that
+// any more. A process in a direct read (O_DIRECT) cannot be killed before the disk answers; in any other read
+// it can. So a disk must give up in the end. The kernel holds a directory's lock for reading while a name in it is looked up; a process that
 // tries to create a file there waits for the lock, and makes later lookups in that directory wait with it,
 // until the slow lookup ends.
 package fs
@@ -42,9 +43,8 @@ type Disk interface {
 	// Size is exact and never changes.
 	Size() int64
 
-	// ReadAt fills all of p or fails; [off, off+len(p)) lies within the size. ctx ends when nobody waits for
-	// the answer any more: the reading process is being killed, or the call has returned. The disk may then
-	// give up waiting, but work that other readers share must not be done under ctx.
+	// ReadAt fills all of p or fails; [off, off+len(p)) lies within the size. ctx ends with the mount and not
+	// with the reader, for whom others may be waiting, too: how long a read may take is for the disk to bound.
 	ReadAt(ctx context.Context, p []byte, off int64) error
 }
 
@@ -56,7 +56,7 @@ type HoleSeeker interface {
 	SeekData(ctx context.Context, off int64) (int64, error)
 
 	// SeekHole returns the first offset at or after off from which on zeros are known, or the size if there
-	// is none. 0 <= off < size.
+	// is none. 0 <= off < size. In both, ctx ends earlier than the mount if the caller is being killed.
 	SeekHole(ctx context.Context, off int64) (int64, error)
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -68,7 +69,7 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 	owner := fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
 	s := &Server{dir: real, cancel: cancel, served: make(chan struct{})}
 	s.fs = newFilesystem(ctx, t, names, cfg, owner)
-	raw, err := fuse.NewServer(s.fs, real, mountOptions(cfg))
+	raw, err := newServer(s.fs, real, mountOptions(cfg))
 	if err != nil {
 		cancel()
 		if on, mounted, _ := mountAt(real); mounted && on.kind == fsType {
@@ -92,16 +93,59 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// newServer mounts with mount(2), and if that is not allowed with fusermount3.
+//
+// go-fuse opens the device for mount(2) without close-on-exec. A child that inherits it keeps the mount alive
+// when this process dies, and cannot be killed once it waits for the mount. So no child may start before that is
+// put right, as it would be through os.OpenFile.
+func newServer(fs *filesystem, dir string, o *fuse.MountOptions) (*fuse.Server, error) {
+	direct := *o
+	direct.DirectMountStrict = true
+	syscall.ForkLock.RLock()
+	raw, directErr := fuse.NewServer(fs, dir, &direct)
+	if directErr == nil {
+		directErr = closeDeviceOnExec()
+	}
+	syscall.ForkLock.RUnlock()
+	if directErr == nil || raw != nil || helperPath() == "" {
+		return raw, directErr
+	}
+	raw, err := fuse.NewServer(fs, dir, o)
+	if err != nil {
+		err = fmt.Errorf("mount: %w; with fusermount3: %s", directErr, strings.TrimSpace(err.Error()))
+	}
+	return raw, err
+}
+
+// closeDeviceOnExec marks every open FUSE device of this process.
+func closeDeviceOnExec() error {
+	const open = "/proc/self/fd"
+	entries, err := os.ReadDir(open)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(open, e.Name()))
+		if err != nil || target != fuseDevice {
+			continue // gone, such as the one that read the directory
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		unix.CloseOnExec(fd)
+	}
+	return nil
+}
+
 func mountOptions(cfg Config) *fuse.MountOptions {
 	o := &fuse.MountOptions{
 		Name:       subtype,
 		FsName:     cfg.FsName,
 		AllowOther: cfg.AllowOther,
 
-		// For fusermount3 and, as flags, for mount(2), which is tried first. default_permissions has the
-		// kernel check modes by itself.
+		// For fusermount3 and, as flags, for mount(2). default_permissions has the kernel check modes by itself.
 		Options:          []string{"ro", "nosuid", "nodev", "default_permissions"},
-		DirectMount:      true,
 		DirectMountFlags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
 		MaxWrite:      maxRequest,

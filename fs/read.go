@@ -50,7 +50,7 @@ func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	fs.unpin(n.file)
 }
 
-func (fs *filesystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+func (fs *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	fs.mu.RLock()
 	n := fs.nodes[in.NodeId]
 	var f *file
@@ -70,9 +70,9 @@ func (fs *filesystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) 
 		return fuse.ReadResultData(nil), fuse.OK
 	}
 	buf = buf[:min(int64(len(buf)), f.size-off)]
-	r := fs.request(cancel, in.Pid)
-	defer r.finish()
-	if err := d.ReadAt(r, buf, off); err != nil {
+	// Not under a request of its own: the kernel interrupts neither the reads that fill its page cache nor, with
+	// CAP_ASYNC_DIO, direct ones.
+	if err := d.ReadAt(fs.ctx, buf, off); err != nil {
 		return nil, fuse.Status(fs.readFailed(f, off, len(buf), err))
 	}
 	if f.failing.Load() && f.failing.CompareAndSwap(true, false) {

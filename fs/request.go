@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// A request is the context of one FUSE request. It ends when the request's caller is being killed, when the
-// request has been answered, or when the mount ends.
+// A request is the context of one FUSE request whose caller waits for it to be answered. It ends when the caller
+// is being killed, when the request has been answered, or when the mount ends.
 //
 // The kernel sends an interrupt for any signal, also for those that a runtime sends to itself all the time
-// (SIGURG in Go) or that a shell handles on the side (SIGCHLD). An EINTR from stat(2) or from read(2) of a
-// disk is something few programs expect, so those interrupts are ignored. A caller with a fatal signal pending
+// (SIGURG in Go) or that a shell handles on the side (SIGCHLD). An EINTR from stat(2)
+// is something few programs expect, so those interrupts are ignored. A caller with a fatal signal pending
 // is let go: it cannot die as long as its request is not answered.
 //
-// Watching costs a goroutine, so it begins with the first call of Done: a read that is served from what is
-// held locally never waits and never pays.
+// Watching costs a goroutine, so it begins with the first call of Done: what is answered at once never pays.
 type request struct {
 	context.Context                 // the mount's
 	cancel          <-chan struct{} // go-fuse's: closed by an interrupt. Reused after the answer
