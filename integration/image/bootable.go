@@ -49,7 +49,7 @@ func Bootable(ctx context.Context, dir string) (string, error) {
 }
 
 func makeBootable(ctx context.Context, work, disk string) error {
-	busybox, err := Lookup("busybox")
+	busybox, err := findBusybox(ctx, filepath.Join(work, "busybox"))
 	if err != nil {
 		return err
 	}

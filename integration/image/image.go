@@ -84,7 +84,7 @@ func Cached(dir, name string, build func(tmp string) error) (string, error) {
 var packages = map[string]string{
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "sfdisk": "fdisk", "mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "syslinux": "syslinux", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
-	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd", "busybox": "busybox-static",
+	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd",
 	"tar": "tar", "gzip": "gzip", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
 }
 

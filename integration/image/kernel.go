@@ -70,23 +70,8 @@ func fetchKernel(ctx context.Context, dir string) (kernel, error) {
 	if name == "" {
 		return kernel{}, errors.New("find kernel: apt knows no linux-image-cloud-amd64; run apt-get update, on Debian for amd64")
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return kernel{}, err
-	}
-	get, err := command(ctx, "apt-get", "download", name)
+	root, err := fetchPackage(ctx, dir, name)
 	if err != nil {
-		return kernel{}, err
-	}
-	get.Dir = dir
-	if _, err := output(get); err != nil {
-		return kernel{}, fmt.Errorf("fetch kernel (is apt's list old? run apt-get update): %w", err)
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return kernel{}, fmt.Errorf("fetch kernel: found %d packages in %s, wanted 1", len(debs), dir)
-	}
-	root := filepath.Join(dir, "root")
-	if _, err := run(ctx, "dpkg-deb", "-x", debs[0], root); err != nil {
 		return kernel{}, err
 	}
 	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))

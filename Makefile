@@ -1,0 +1,131 @@
+# The developer's commands. `make test` is all that CI runs.
+#
+#	make build         bin/machinefs
+#	make check         the fast part: gofmt, vet, staticcheck, import graph
+#	make test          everything that CI runs
+#	make integration   the tests with real mounts, registries and virtual machines only
+#	make demo          boot a virtual machine from an image in a registry, and see what it cost
+#	make fuzz          each fuzz target for FUZZTIME
+#	make bench         benchmarks, as ratios to other tools
+#	make deps          install the Debian packages and the Go that the others need (as root), or name them
+#	make clean         remove what was built, and the images kept for tests and demo
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.PHONY: build check test integration demo fuzz bench deps go packages fuse clean
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 30s
+
+# A Go that `make deps` fetched comes first, the usual place of Go's own archive last. sbin holds mkfs and sfdisk, which an ordinary user's PATH lacks.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+
+build: go
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/machinefs ./cmd/machinefs
+
+check: go
+	@unformatted=$$(gofmt -l */)
+	if [ -n "$$unformatted" ]; then
+		echo "not formatted (gofmt -w): $$unformatted" >&2
+		exit 1
+	fi
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go test -run '^TestImportGraph$$' ./integration/image
+
+# The longest package takes minutes on two cores; one that hangs must fail well before CI gives up on everything.
+test: deps build check
+	go test -race -timeout 14m ./...
+
+integration: deps build
+	go test -race -timeout 14m ./integration/...
+
+demo: deps build
+	go run ./integration/demo
+
+fuzz: go
+	@for package in $$(go list ./...); do
+		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do
+			echo "$$package $$target"
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"
+		done
+	done
+
+bench: deps build
+	go test -run '^$$' -bench . ./...
+	go run ./integration/bench
+
+deps: packages go fuse
+
+# Debian 12 and 13. gcc is for the race detector; the rest are the tools that make, publish, check and boot test images.
+PACKAGES := git ca-certificates curl gcc libc6-dev \
+	qemu-utils qemu-system-x86 docker-registry skopeo fuse3 attr apache2-utils \
+	zstd xz-utils pixz lbzip2 bzip2 lz4 pigz tabix zip cpio jq hyperfine \
+	e2fsprogs dosfstools mtools fdisk gdisk syslinux syslinux-common
+
+# docker-registry starts a service on installation, which nobody asked for: a registry that was not there before is stopped.
+# The test disk's kernel is fetched from apt's list, which a new machine does not have.
+packages:
+	@missing=
+	for package in $(PACKAGES); do
+		[ "$$(dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null)" = installed ] || missing+=" $$package"
+	done
+	if [ -z "$$missing" ]; then
+		if [ $$(id -u) = 0 ] && ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then apt-get update -q; fi
+		exit 0
+	fi
+	if [ $$(id -u) != 0 ]; then
+		echo "missing Debian packages; as root: apt-get install --no-install-recommends$$missing" >&2
+		exit 1
+	fi
+	echo "installing Debian packages:$$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q
+	apt-get install -q -y --no-install-recommends $$missing
+	if [[ "$$missing " == *' docker-registry '* ]] && [ -d /run/systemd/system ]; then
+		systemctl disable --now docker-registry.service || echo "docker-registry.service could not be stopped" >&2
+	fi
+
+# Go of at least go.mod's version. From Go 1.21 on an older one fetches it by itself, through the module proxy; Debian 12's 1.19
+# can be made to fetch it as a module, whose files lack their executable bits.
+go:
+	@usable() { command -v go >/dev/null && go list -m >/dev/null 2>&1; }
+	if usable; then exit 0; fi
+	wanted=$$(awk '$$1 == "go" { print $$2 }' go.mod)
+	if ! command -v go >/dev/null; then
+		if [ $$(id -u) != 0 ]; then
+			echo "Go is not installed; as root: apt-get install golang-go, or get Go $$wanted from https://go.dev/dl" >&2
+			exit 1
+		fi
+		if ! apt-cache show golang-go >/dev/null 2>&1; then apt-get update -q; fi
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends golang-go ca-certificates
+	fi
+	mkdir -p .cache
+	export GOTOOLCHAIN=auto
+	if usable; then
+		ln -sfn "$$(go env GOROOT)" .cache/go
+		exit 0
+	fi
+	module=golang.org/toolchain@v0.0.1-go$$wanted.$$(go env GOOS)-$$(go env GOARCH)
+	echo "$$(go version) is too old for this module; fetching $$module"
+	(cd / && GO111MODULE=on GOFLAGS= go mod download "$$module")
+	root=$$(cd / && go env GOMODCACHE)/$$module
+	chmod -R u+w,a+rX "$$root"
+	chmod a+x "$$root"/bin/* "$$root"/pkg/tool/*/*
+	ln -sfn "$$root" .cache/go
+	usable || { echo "Go $$wanted could not be had: $$(go list -m 2>&1)" >&2; exit 1; }
+
+fuse:
+	@if [ ! -e /dev/fuse ] && [ $$(id -u) = 0 ]; then
+		modprobe fuse 2>/dev/null || true
+		[ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229 || true
+	fi
+	if ! { : <>/dev/fuse; } 2>/dev/null; then
+		echo "/dev/fuse cannot be opened by $$(id -un); mounts will fail (as root: modprobe fuse; chmod 666 /dev/fuse)" >&2
+	fi
+
+clean:
+	rm -rf bin .cache
