@@ -31,7 +31,6 @@ type tokenRegistry struct {
 	tokenOK func() string // what the token request must carry as user:password, "" for nothing
 	life    int           // expires_in
 	blobAt  func(r *http.Request) string
-	hold    chan struct{} // the token server waits for it, if there is one
 }
 
 func newTokenRegistry(t testing.TB, data []byte, start func(http.Handler) *httptest.Server) *tokenRegistry {
@@ -56,12 +55,9 @@ func (reg *tokenRegistry) handedOut() int { reg.mu.Lock(); defer reg.mu.Unlock()
 
 func (reg *tokenRegistry) answer(s *server, _ int, w http.ResponseWriter, r *http.Request) bool {
 	reg.mu.Lock()
-	valid, blobAt, hold := reg.valid, reg.blobAt, reg.hold
+	valid, blobAt := reg.valid, reg.blobAt
 	reg.mu.Unlock()
 	if r.URL.Path == "/token" {
-		if hold != nil {
-			<-hold
-		}
 		reg.mu.Lock()
 		defer reg.mu.Unlock()
 		if user, password, _ := r.BasicAuth(); reg.tokenOK != nil && user+":"+password != reg.tokenOK() {
