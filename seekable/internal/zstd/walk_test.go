@@ -1,0 +1,175 @@
+package zstd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/machinefs/machinefs/seekable/internal/codec"
+)
+
+// A walked span is what Next returned for it.
+type walked struct {
+	pt       codec.Point
+	frontier codec.Point // after it
+	off, n   int         // of the output
+}
+
+// walkAll walks src from a place on with spans of the given sizes, in turn, and checks the bytes. have is how many bytes of want lie before the first span.
+func walkAll(t *testing.T, src, want []byte, at codec.Point, have int, sizes []int, reader func(io.Reader) io.Reader) (all []walked) {
+	t.Helper()
+	start := have - at.Lead
+	w := open1(t, reader(bytes.NewReader(src[at.In:])), at, want[:start], src)
+	defer w.Close()
+	var hist []byte
+	if at.In != 0 || have != 0 {
+		hist = bytes.Clone(want[max(0, have-w.Window()):have])
+	}
+	for i, pos := 0, have; ; i++ {
+		k := sizes[i%len(sizes)]
+		buf := append(bytes.Clone(hist), make([]byte, k)...)
+		n, pt, err := w.Next(buf, len(hist))
+		if err != nil && err != io.EOF {
+			t.Fatalf("Next at byte %d of the output: %v", pos, err)
+		}
+		if !bytes.Equal(buf[len(hist):][:n], want[pos:min(pos+n, len(want))]) {
+			t.Fatalf("the %d bytes from %d on differ", n, pos)
+		}
+		if n > 0 {
+			all = append(all, walked{pt, w.Frontier(), pos, n})
+		}
+		pos += n
+		if err == io.EOF {
+			if pos != len(want) {
+				t.Fatalf("end of stream at %d, want %d", pos, len(want))
+			}
+			return all
+		}
+		if n != k {
+			t.Fatalf("%d bytes without io.EOF, want %d", n, k)
+		}
+		hist = append(hist, buf[len(hist):]...)
+		hist = hist[max(0, len(hist)-w.Window()):]
+	}
+}
+
+// open1 is NewWalker with a window as long as the walker can ask for.
+func open1(t *testing.T, r io.Reader, at codec.Point, before, src []byte) codec.Walker {
+	t.Helper()
+	window := before
+	if at.State != nil {
+		p, err := decodePlace(at.State, at.In)
+		if err != nil {
+			t.Fatal(err)
+		}
+		window = before[max(0, len(before)-p.frame.window):]
+	} else {
+		window = nil
+	}
+	w, err := NewWalker(r, at, window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// sparse returns the window of a Point with zeros in place of everything that Used does not mark.
+func sparse(want []byte, start int, pt codec.Point) []byte {
+	if pt.Used == nil {
+		return nil
+	}
+	far := 0
+	pt.Used.Runs(func(from, n int) { far = max(far, from+n) })
+	far = min(far, start)
+	w := make([]byte, far)
+	pt.Used.Runs(func(from, n int) {
+		for i := from; i < min(from+n, far); i++ {
+			w[far-1-i] = want[start-1-i]
+		}
+	})
+	return w
+}
+
+// checkPoints decodes every span alone, from its sparse window, and compares.
+func checkPoints(t *testing.T, src, want []byte, all []walked) {
+	t.Helper()
+	for _, s := range all {
+		pt := s.pt
+		if pt.InEnd <= pt.In || pt.InEnd > int64(len(src)) {
+			t.Fatalf("span at %d: compressed bytes %d to %d", s.off, pt.In, pt.InEnd)
+		}
+		dst := bytes.Repeat([]byte{0xdd}, s.n)
+		window := sparse(want, s.off-pt.Lead, pt)
+		if err := Decode(dst, bytes.Clone(src[pt.In:pt.InEnd]), pt, window); err != nil {
+			t.Fatalf("Decode at %d: %v", s.off, err)
+		}
+		if !bytes.Equal(dst, want[s.off:s.off+s.n]) {
+			t.Fatalf("Decode at %d: bytes differ", s.off)
+		}
+	}
+}
+
+func asIs(r io.Reader) io.Reader { return r }
+
+func samePoint(a, b codec.Point) error {
+	if a.In != b.In || a.InEnd != b.InEnd || a.Lead != b.Lead || !bytes.Equal(a.State, b.State) || (a.State == nil) != (b.State == nil) {
+		return fmt.Errorf("in %d-%d lead %d state %x, want in %d-%d lead %d state %x", a.In, a.InEnd, a.Lead, a.State, b.In, b.InEnd, b.Lead, b.State)
+	}
+	if (a.Used == nil) != (b.Used == nil) {
+		return errors.New("one has marks")
+	}
+	if a.Used != nil {
+		var x, y [][2]int
+		a.Used.Runs(func(from, n int) { x = append(x, [2]int{from, n}) })
+		b.Used.Runs(func(from, n int) { y = append(y, [2]int{from, n}) })
+		if fmt.Sprint(x) != fmt.Sprint(y) {
+			return errors.New("marks differ")
+		}
+	}
+	return nil
+}
+
+func TestEveryPointOfEveryStream(t *testing.T) {
+	samples := []struct {
+		name string
+		data []byte
+	}{{"program", sampleProgram(5 << 19)}, {"disk", sampleDisk(6 << 20)}}
+	for _, c := range compressors {
+		for _, s := range samples {
+			t.Run(c.name+"/"+s.name, func(t *testing.T) {
+				t.Parallel()
+				src := c.f(t, s.data)
+				if !bytes.Equal(plain(t, src), s.data) {
+					t.Fatal("the reference decodes it to something else")
+				}
+				for _, sizes := range [][]int{{1 << 20}, {64 << 10, 77777, 333333}} {
+					all := walkAll(t, src, s.data, codec.Point{}, 0, sizes, asIs)
+					checkPoints(t, src, s.data, all)
+					checkContinued(t, src, s.data, all, sizes)
+				}
+			})
+		}
+	}
+}
+
+// checkContinued begins a new walk at every fifth frontier and wants the same spans as before.
+func checkContinued(t *testing.T, src, want []byte, all []walked, sizes []int) {
+	t.Helper()
+	for k := 0; k+1 < len(all); k += 5 {
+		turned := append(append([]int{}, sizes[(k+1)%len(sizes):]...), sizes[:(k+1)%len(sizes)]...)
+		again := walkAll(t, src, want, all[k].frontier, all[k].off+all[k].n, turned, asIs)
+		if len(again) != len(all)-k-1 {
+			t.Fatalf("from %d on: %d spans, want %d", k, len(again), len(all)-k-1)
+		}
+		for i, s := range again {
+			if err := samePoint(s.pt, all[k+1+i].pt); err != nil {
+				t.Fatalf("walk from frontier %d, span %d: %v", k, k+1+i, err)
+			}
+			if err := samePoint(s.frontier, all[k+1+i].frontier); err != nil {
+				t.Fatalf("walk from frontier %d, frontier %d: %v", k, k+1+i, err)
+			}
+		}
+	}
+}
