@@ -18,10 +18,10 @@ type Remembered struct {
 	Blob
 	path string
 
-	mu     sync.Mutex
-	notes  []note
-	added  bool
-	sealed bool
+	mu    sync.Mutex
+	notes []note
+	added bool
+	shut  bool
 }
 
 type note struct {
@@ -76,7 +76,7 @@ func (r *Remembered) ReadAt(ctx context.Context, p []byte, off int64) error {
 	for _, n := range r.notes {
 		have += len(n.data)
 	}
-	if !r.sealed && have <= maxNotes {
+	if !r.shut && have <= maxNotes {
 		r.notes = append(r.notes, note{off, append([]byte(nil), p...)})
 		r.added = true
 	}
@@ -95,12 +95,18 @@ func (r *Remembered) recall(p []byte, off int64) bool {
 	return false
 }
 
-// Seal writes what was read so far to the file, and ends the remembering: what is read from now on is not kept here. The notes
-// stay usable.
+// Resume goes on with noting what is read, after Seal.
+func (r *Remembered) Resume() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shut = false
+}
+
+// Seal writes what was read so far to the file. What is read from now on is not noted; the notes stay usable.
 func (r *Remembered) Seal() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sealed = true
+	r.shut = true
 	if !r.added || r.path == "" {
 		return nil
 	}
@@ -125,5 +131,6 @@ func (r *Remembered) Seal() error {
 	if err != nil {
 		return fmt.Errorf("remember %s: %w", r.path, err)
 	}
+	r.added = false
 	return nil
 }

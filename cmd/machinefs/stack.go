@@ -134,7 +134,11 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
 			Index: records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
 		}
+		noted.Resume()
 		l, err := seekable.Peel(ctx, b, opt)
+		if err := noted.Seal(); err != nil {
+			h.log.Warn("opening again will ask the source", "err", err)
+		}
 		if errors.Is(err, errBeyond) {
 			s.inner = nextFormat(ctx, b) + " > …"
 			return nil
@@ -172,9 +176,6 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 		return nil
 	} else if err != nil {
 		return err
-	}
-	if err := noted.Seal(); err != nil {
-		h.log.Warn("opening again will ask the network", "err", err)
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -58,7 +58,8 @@ func program(t testing.TB, n int) []byte {
 // text returns n bytes of Go source.
 func text(t testing.TB, n int) []byte {
 	var b []byte
-	names, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "src", "net", "http", "*.go"))
+	root := strings.TrimSpace(string(run(t, nil, "golang", "go", "env", "GOROOT")))
+	names, err := filepath.Glob(filepath.Join(root, "src", "net", "http", "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,22 @@ func end() { p("}") }
 
 // step decodes one bit and appends it to m.
 func step(a, m string) {
+	switch os.Getenv("MODE") {
+	case "mask":
+		bound(a)
+		p("mask = uint32((int64(code) - int64(bound)) >> 63)")
+		p("%s = uint16(prob - uint32(int32(prob+(mask&(1<<32-2017)))>>5))", a)
+		p("rng -= bound\nrng += (bound-rng)&mask")
+		p("code -= bound\ncode += bound&mask")
+		p("%s += %s + 1 + mask", m, m)
+		return
+	case "cmov":
+		bound(a)
+		p("next = rng-bound\nif code < bound {\nnext = bound\n}\nrng=next")
+		p("mask = 0\nif code < bound {\nmask = 2017\n}\n%s = uint16(prob - uint32(int32(prob-mask)>>5))", a)
+		p("%s <<= 1\nnext=code-bound\nif code < bound {\nnext=code\n}\nif code >= bound{\n%s++\n}\ncode=next", m, m)
+		return
+	}
 	ifZero(a)
 	p("%s <<= 1", m)
 	elseOne(a)
@@ -126,10 +142,14 @@ func distance() {
 	p("rep0 <<= 4")
 	p("align := &d.model.align\nm = 1")
 	for i := range 4 {
+		zero, one := "m <<= 1", "m = m<<1|1"
+		if i == 3 {
+			zero, one = "", ""
+		}
 		ifZero("align[m]")
-		p("m <<= 1")
+		p("%s", zero)
 		elseOne("align[m]")
-		p("m = m<<1|1\nrep0 += %d", 1<<i)
+		p("%s\nrep0 += %d", one, 1<<i)
 		end()
 	}
 	p("}\n}")
@@ -144,7 +164,7 @@ func main() {
 	p("rng, code, ip, state := d.rng, d.code, d.ip, d.state")
 	p("rep0, rep1, rep2, rep3 := d.rep[0], d.rep[1], d.rep[2], d.rep[3]")
 	p("prev := d.previousByte(dst, dpos)")
-	p("var prob, bound, m uint32\nvar n int\nvar fault fault")
+	p("var prob, bound, m, mask, next uint32\n_,_=mask,next\nvar n int\nvar fault fault")
 	p("for dpos < len(dst) {")
 	p("if ip > d.avail {\nfault = faultInput\nbreak\n}")
 	p("ps := (uint32(dpos) + d.pos) & d.pbMask")

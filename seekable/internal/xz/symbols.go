@@ -8,7 +8,8 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 	rng, code, ip, state := d.rng, d.code, d.ip, d.state
 	rep0, rep1, rep2, rep3 := d.rep[0], d.rep[1], d.rep[2], d.rep[3]
 	prev := d.previousByte(dst, dpos)
-	var prob, bound, m uint32
+	var prob, bound, m, mask, next uint32
+	_, _ = mask, next
 	var n int
 	var fault fault
 	for dpos < len(dst) {
@@ -699,10 +700,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, align[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
+
 					} else {
 						rng, code, align[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
+
 						rep0 += 8
 					}
 				}
