@@ -39,7 +39,7 @@ func (s *store) readEdge(off int64, buf []byte) edge {
 		return none
 	}
 	e := none
-	if n := int(binary.LittleEndian.Uint16(b[0:])); n > 0 && n < len(buf) &&
+	if n := int(binary.LittleEndian.Uint16(b[0:])); n > 0 && n <= len(buf) &&
 		crc32.Checksum(buf[:n], castagnoli) == binary.LittleEndian.Uint32(b[4:]) {
 		e.start = n
 	}
@@ -103,6 +103,16 @@ func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int) (kept int
 		}
 	}
 	return 0, s.writeEdge(off, buf, e)
+}
+
+// putLast makes the last page present if its start was kept before the size was known, and turns out to be all of it.
+func (s *store) putLast() error {
+	n := s.size.Load()
+	if n <= 0 {
+		return nil
+	}
+	_, err := s.putEdge(pageFloor(n-1), new([pageSize]byte), 0, 0)
+	return err
 }
 
 func (s *store) writeEdge(off int64, buf []byte, e edge) error {

@@ -14,7 +14,7 @@ import (
 // How often a flight looks again at what another process holds locked.
 const (
 	minPoll = 200 * time.Microsecond
-	maxPoll = 10 * time.Millisecond
+	maxPoll = 2 * time.Millisecond
 )
 
 // fetch brings what a flight wants and is missing still once no other process is at it.
@@ -188,11 +188,10 @@ func (f *File) takeSize() error {
 		return fmt.Errorf("fill %s: the stream has %d bytes, the cache holds %d of it: remove the entry with machinefs cache prune",
 			f.name(), n, f.size.Load())
 	}
-	if err := f.fitData(); err != nil {
-		f.cache.cannotKeep(err)
-	}
-	if err := f.entry.setSize(n); err != nil {
-		f.cache.cannotKeep(err)
+	for _, err := range []error{f.fitData(), f.putLast(), f.entry.setSize(n)} {
+		if err != nil {
+			f.cache.cannotKeep(err)
+		}
 	}
 	return nil
 }

@@ -81,12 +81,12 @@ func (s *store) verify(ctx context.Context, progress func(done, total int64)) (b
 		w := words[:(end-off+pageSize-1)/pageSize]
 		s.table.load(off/pageSize, w)
 		for len(w) > 0 {
-			good := s.verifyPages(buf[:end-off], off, w)
+			good, ok := s.verifyPages(buf[:end-off], off, w)
 			n := min(int64(good)*pageSize, end-off)
 			checked += n
-			if off, w = off+n, w[good:]; len(w) > 0 {
+			if off, w = off+n, w[good:]; !ok {
 				n = int64(s.pageLen(off))
-				if w[0] != 0 {
+				if w[0] != 0 { // else it was dropped by somebody meanwhile
 					bad += n
 				}
 				off, w = off+n, w[1:]
@@ -98,14 +98,15 @@ func (s *store) verify(ctx context.Context, progress func(done, total int64)) (b
 	}
 }
 
-// verifyPages returns how many pages, from the first on, match their words. Unlike read, it makes sure that zeros are zeros in the file.
-func (s *store) verifyPages(p []byte, off int64, words []uint32) int {
-	zeros := 0
-	for zeros < len(words) && words[zeros] == zeroWord {
-		zeros++
+// verifyPages returns how many pages, from the first on, were found to match their words. ok is false if the page after these does not. Unlike
+// read, it makes sure that zeros are zeros in the file.
+func (s *store) verifyPages(p []byte, off int64, words []uint32) (good int, ok bool) {
+	for good < len(words) && words[good] == zeroWord {
+		good++
 	}
-	if zeros > 0 && s.isHole(off, int64(zeros)*pageSize) {
-		return zeros
+	if good > 0 && s.isHole(off, int64(good)*pageSize) {
+		return good, true
 	}
-	return s.readChecked(p, off, words)
+	good = s.readChecked(p, off, words)
+	return good, good == len(words)
 }
