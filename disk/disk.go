@@ -49,12 +49,15 @@ type Disk struct {
 	// layout is nil when the disk is the first size bytes of the file.
 	layout layout
 
-	// For layouts with compressed runs: every unit decodes to unitSize bytes, and units keeps decoded ones by
-	// unit number. unpack fills all of dst from src, which may have trailing bytes that do not belong to the unit.
+	// For layouts with compressed runs: every unit decodes to unitSize bytes, and units keeps decoded ones by unit number.
 	unitSize int64
 	units    *memo
-	unpack   func(dst, src []byte) error
+	unpack   unpacker
 }
+
+// unpacker decodes a unit: it fills need bytes of dst at least, and all if there are so many. src may have trailing bytes that do not
+// belong to the unit.
+type unpacker func(dst, src []byte, need int) error
 
 // layout is what one format's map is to the readers of this package.
 type layout interface {

@@ -303,3 +303,22 @@ func TestOtherFormatsDamaged(t *testing.T) {
 		})
 	}
 }
+
+func TestSameBits(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 1))
+	for range 3000 {
+		b := make([]byte, 1+rnd.IntN(6))
+		for i := range b {
+			b[i] = []byte{0, 0xff, 0, 0xff, byte(rnd.Uint32())}[rnd.IntN(5)]
+		}
+		at, n := rnd.Int64N(8), 1+rnd.Int64N(50)
+		bit := func(i int64) bool { return b[i/8]<<(i%8)&0x80 != 0 }
+		want := int64(1)
+		for want < n && at+want < int64(len(b))*8 && bit(at+want) == bit(at) {
+			want++
+		}
+		if got, set := sameBits(b, at, n); got != want || set != bit(at) {
+			t.Fatalf("%x from %d, %d: %d %v, want %d", b, at, n, got, set, want)
+		}
+	}
+}

@@ -63,14 +63,15 @@ func (d *Disk) loadUnit(ctx context.Context, r run) ([]byte, error) {
 }
 
 func (d *Disk) decode(dst, src []byte, r run) error {
-	if err := d.unpack(dst, src); err != nil {
+	need := min(d.unitSize, d.size-r.unit) // what of the last unit lies past the end of the disk may be missing
+	if err := d.unpack(dst, src, int(need)); err != nil {
 		return formatErrorf(d.format, r.pos, "decompress the cluster for disk offset %d: %v", r.unit, err)
 	}
 	return nil
 }
 
 // keepUnits prepares the cache of decoded units.
-func (d *Disk) keepUnits(size int64, unpack func(dst, src []byte) error) {
+func (d *Disk) keepUnits(size int64, unpack unpacker) {
 	d.unitSize, d.unpack = size, unpack
 	d.units = newMemo(min(unitBudget/size, 4096))
 }

@@ -24,17 +24,17 @@ var inflaters = sync.Pool{New: func() any {
 	return z
 }}
 
-// inflate fills dst from the raw deflate stream that src begins with. That the stream goes on, or that other bytes follow
-// it, is no error: the format knows a cluster's compressed length to the sector only.
-func inflate(dst, src []byte) error {
+// inflate fills dst, need bytes of it at least, from the raw deflate stream that src begins with. That the stream goes on, or that
+// other bytes follow it, is no error: the format knows a cluster's compressed length to the sector only.
+func inflate(dst, src []byte, need int) error {
 	z := inflaters.Get().(*inflater)
 	defer inflaters.Put(z)
 	z.src.Reset(src)
 	if err := z.dec.(flate.Resetter).Reset(&z.src, nil); err != nil {
 		return err
 	}
-	if n, err := io.ReadFull(z.dec, dst); err != nil {
-		return fmt.Errorf("got %d of %d bytes: %w", n, len(dst), err)
+	if n, err := io.ReadFull(z.dec, dst); n < need {
+		return fmt.Errorf("got %d of %d bytes: %w", n, need, err)
 	}
 	return nil
 }
@@ -45,20 +45,20 @@ var zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true))
 })
 
-// unzstd fills dst from the zstd frames that src begins with, and ignores what follows them, like inflate.
-func unzstd(dst, src []byte) error {
+// unzstd fills dst, need bytes of it at least, from the zstd frames that src begins with, and ignores what follows them.
+func unzstd(dst, src []byte, need int) error {
 	dec, err := zstdDecoder()
 	if err != nil {
 		return err
 	}
-	for n := 0; n < len(dst); {
+	for n := 0; n < need; {
 		end, err := zstdFrame(src)
 		if err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", n, len(dst), err)
+			return fmt.Errorf("after %d of %d bytes: %w", n, need, err)
 		}
 		out, err := dec.DecodeAll(src[:end], dst[n:n:len(dst)])
 		if err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", n, len(dst), err)
+			return fmt.Errorf("after %d of %d bytes: %w", n, need, err)
 		}
 		n += len(out)
 		src = src[end:]

@@ -41,7 +41,7 @@ func TestUnpackIgnoresWhatFollows(t *testing.T) {
 	twoFrames := append(append(zstded(t, want[:half]), skippable...), zstded(t, want[half:])...)
 	for _, c := range []struct {
 		name   string
-		unpack func(dst, src []byte) error
+		unpack unpacker
 		src    []byte
 	}{
 		{"deflate", inflate, deflated(t, want)},
@@ -54,18 +54,18 @@ func TestUnpackIgnoresWhatFollows(t *testing.T) {
 		for _, tail := range [][]byte{nil, make([]byte, 500), c.src[:min(300, len(c.src))], {0x28, 0xb5}, []byte("garbage")} {
 			src := append(bytes.Clone(c.src), tail...)
 			got := make([]byte, len(want))
-			if err := c.unpack(got, src); err != nil {
+			if err := c.unpack(got, src, len(want)); err != nil {
 				t.Errorf("%s and %d bytes: %v", c.name, len(tail), err)
 			} else if c.name != "zstd of one byte" && differ(got, want) >= 0 {
 				t.Errorf("%s and %d bytes: wrong bytes", c.name, len(tail))
 			}
 		}
 		for n := 0; n < len(c.src)-8; n += 101 { // the last bytes may be a checksum or an end mark
-			if err := c.unpack(make([]byte, len(want)), c.src[:n]); err == nil {
+			if err := c.unpack(make([]byte, len(want)), c.src[:n], len(want)); err == nil {
 				t.Errorf("%s: cut at %d of %d decoded", c.name, n, len(c.src))
 			}
 		}
-		if err := c.unpack(make([]byte, len(want)+1), c.src); err == nil {
+		if err := c.unpack(make([]byte, len(want)+1), c.src, len(want)+1); err == nil {
 			t.Errorf("%s: filled one byte more than there is", c.name)
 		}
 	}

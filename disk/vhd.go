@@ -19,6 +19,8 @@ const (
 	vhdUnallocated = 0xffffffff
 	// vhdMaxCHS is the largest size that the footer's geometry can tell; larger disks have it too.
 	vhdMaxCHS = 65535 * 16 * 255
+	// vhdLargest is the most that block addresses of 32 bits can reach.
+	vhdLargest = 2 << 40
 )
 
 func (d *Disk) openVHD(ctx context.Context, h []byte) error {
@@ -40,8 +42,8 @@ func (d *Disk) openVHD(ctx context.Context, h []byte) error {
 		return err
 	}
 	size := vhdSize(footer)
-	if size < 0 {
-		return formatErrorf("vhd", footerAt+48, "a virtual size of %d bytes", uint64(size))
+	if size < 0 || size > vhdLargest {
+		return formatErrorf("vhd", footerAt+48, "a virtual size of %d bytes: the format ends at 2 TiB", uint64(size))
 	}
 	d.size = size
 	switch kind := be.Uint32(footer[60:]); kind {
@@ -103,8 +105,8 @@ func (d *Disk) openDynamicVHD(ctx context.Context, at int64) error {
 		return err
 	}
 	table, entries, blockSize := int64(be.Uint64(h[16:])), int64(be.Uint32(h[28:])), be.Uint32(h[32:])
-	if bits.OnesCount32(blockSize) != 1 || blockSize < sector {
-		return formatErrorf("vhd", at+32, "a block of %d bytes: it has to be a power of two of %d at least", blockSize, sector)
+	if bits.OnesCount32(blockSize) != 1 || blockSize < sector || blockSize > 256<<20 {
+		return formatErrorf("vhd", at+32, "a block of %d bytes: it has to be a power of two from %d to 256 MiB", blockSize, sector)
 	}
 	blockBits := uint(bits.TrailingZeros32(blockSize))
 	need := blocks(d.size, blockBits)
@@ -155,17 +157,34 @@ func (v *vhd) next(ctx context.Context, off, max int64) (run, error) {
 	if err != nil {
 		return run{}, err
 	}
-	// The sector with the lowest number is a byte's highest bit.
-	set := func(i int64) bool { return b[i/8-first/8]>>(7-i%8)&1 != 0 }
-	written := set(first)
-	last := min((inBlock+r.n-1)/sector, (first/8+int64(len(b)))*8-1)
-	i := first + 1
-	for i <= last && set(i) == written {
-		i++
-	}
-	r.n = min(r.n, i*sector-inBlock)
+	n, written := sameBits(b, first%8, (inBlock+r.n-1)/sector-first+1)
+	r.n = min(r.n, (first+n)*sector-inBlock)
 	if !written {
 		r.kind, r.pos = Hole, 0
 	}
 	return r, nil
+}
+
+// sameBits counts how many of the n bits of b from the bit at on are like the first one. It stops at the end of b. A byte's highest bit
+// comes first.
+func sameBits(b []byte, at, n int64) (count int64, set bool) {
+	bit := func(i int64) bool { return b[i/8]>>(7-i%8)&1 != 0 }
+	end := min(at+n, int64(len(b))*8)
+	set = bit(at)
+	whole := byte(0)
+	if set {
+		whole = 0xff
+	}
+	i := at + 1
+	for i < end {
+		if i%8 == 0 && b[i/8] == whole {
+			i += 8
+			continue
+		}
+		if bit(i) != set {
+			break
+		}
+		i++
+	}
+	return min(i, end) - at, set
 }

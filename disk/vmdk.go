@@ -242,8 +242,8 @@ func (v *vmdk) grainRun(b []byte, g int64) run {
 	return r
 }
 
-// unpack decodes the grain that src begins with: a marker, if the image has them, and a zlib stream.
-func (v *vmdk) unpack(dst, src []byte) error {
+// unpack decodes the grain that src begins with: a marker, if the image has them, and a zlib stream, which is checked to its end.
+func (v *vmdk) unpack(dst, src []byte, need int) error {
 	if v.head > 0 {
 		if len(src) < vmdkGrainHead {
 			return fmt.Errorf("the grain's marker is cut off")
@@ -267,12 +267,15 @@ func (v *vmdk) unpack(dst, src []byte) error {
 	} else if err := z.dec.(zlib.Resetter).Reset(&z.src, nil); err != nil {
 		return err
 	}
-	if n, err := io.ReadFull(z.dec, dst); err != nil {
-		return fmt.Errorf("got %d of %d bytes: %w", n, len(dst), err)
+	n, err := io.ReadFull(z.dec, dst)
+	if err == nil { // the checksum comes with the end of the stream
+		if more, end := z.dec.Read(make([]byte, 1)); more != 0 || end != io.EOF {
+			return fmt.Errorf("the grain does not end after %d bytes: %v", n, end)
+		}
+		return nil
 	}
-	// The checksum is read, and checked, with the end of the stream.
-	if n, err := z.dec.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		return fmt.Errorf("the grain does not end after %d bytes: %v", len(dst), err)
+	if n < need || err != io.ErrUnexpectedEOF && err != io.EOF {
+		return fmt.Errorf("got %d of %d bytes: %w", n, need, err)
 	}
 	return nil
 }
