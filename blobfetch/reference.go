@@ -51,16 +51,26 @@ func ParseReference(s string) (Reference, error) { return parseReference(s, exis
 func parseReference(s string, exists func(string) bool) (Reference, error) {
 	ref, err := parsePrefixed(s, exists)
 	if err != nil {
-		shown := s
-		if len(shown) > 200 {
-			shown = shown[:200] + "…"
-		}
-		if u, perr := url.Parse(s); perr == nil && u.User != nil {
-			shown = showURL(u)
-		}
-		return Reference{}, wrap("parse reference", quoted(shown), err)
+		return Reference{}, wrap("parse reference", quoted(withoutSecrets(s)), err)
 	}
 	return ref, nil
+}
+
+// withoutSecrets is what may be printed of words that could not be parsed: no user and password, no query.
+func withoutSecrets(s string) string {
+	s, _, _ = strings.Cut(s, "?")
+	prefix, rest := "", s
+	if i := strings.Index(s, "://"); i >= 0 {
+		prefix, rest = s[:i+3], s[i+3:]
+	}
+	host, path, slash := strings.Cut(rest, "/")
+	if i := strings.LastIndex(host, "@"); i >= 0 {
+		host = "…" + host[i:]
+	}
+	if slash {
+		path = "/" + path
+	}
+	return prefix + host + path
 }
 
 func parsePrefixed(s string, exists func(string) bool) (Reference, error) {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -243,6 +245,14 @@ func TestStoreThatRefusesAFreshSignatureFailsAtOnce(t *testing.T) {
 	}
 }
 
+// quietTLS starts a server that does not log the handshakes that tests break on purpose.
+func quietTLS(h http.Handler) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	return s
+}
+
 func certDir(t testing.TB, s *httptest.Server) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -255,7 +265,7 @@ func certDir(t testing.TB, s *httptest.Server) string {
 
 func TestTLSIsCheckedUnlessToldOtherwise(t *testing.T) {
 	data := noise(4, 20_000)
-	reg := newTokenRegistry(t, data, httptest.NewTLSServer)
+	reg := newTokenRegistry(t, data, quietTLS)
 	p := make([]byte, 100)
 	for name, cfg := range map[string]Config{"--cert-dir": {CertDir: certDir(t, reg.Server)}, "--tls-verify=false": {Insecure: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -286,7 +296,7 @@ func TestTLSIsCheckedUnlessToldOtherwise(t *testing.T) {
 func TestRedirectFromHTTPSToHTTPIsRefused(t *testing.T) {
 	data := noise(4, 20_000)
 	plain := serve(t, data, nil)
-	reg := newTokenRegistry(t, data, httptest.NewTLSServer)
+	reg := newTokenRegistry(t, data, quietTLS)
 	reg.blobAt = func(*http.Request) string { return plain.URL + "/blob" }
 	c := newClient(t, Config{CertDir: certDir(t, reg.Server)})
 	b, _, _ := open(t, c, reg.ref(), Select{})
