@@ -87,8 +87,9 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 	if cfg.IdleClose > 0 {
 		go s.fs.closeIdleLoop(ctx)
 	}
-	if cfg.ReadAhead >= 0 {
-		setReadAhead(real, cfg.ReadAhead, cfg.Log)
+	if on, mounted, err := mountAt(real); err == nil && mounted {
+		s.device = on.device
+		setReadAhead(s.device, cfg)
 	}
 	return s, nil
 }
@@ -179,18 +180,19 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 	return o
 }
 
-// setReadAhead raises the mount's read-ahead. The kernel offers no other way: the FUSE handshake can only lower it.
-func setReadAhead(dir string, bytes int64, log *slog.Logger) {
+// setReadAhead raises the read-ahead of a mount. The kernel offers no other way: the FUSE handshake can only lower
+// it.
+func setReadAhead(device string, cfg Config) {
+	bytes := cfg.ReadAhead
+	if bytes < 0 {
+		return
+	}
 	if bytes == 0 {
 		bytes = defaultReadAhead
 	}
-	on, mounted, err := mountAt(dir)
-	if err != nil || !mounted {
-		return
-	}
-	knob := filepath.Join("/sys/class/bdi", on.device, "read_ahead_kb")
-	err = os.WriteFile(knob, strconv.AppendInt(nil, bytes>>10, 10), 0)
+	knob := filepath.Join("/sys/class/bdi", device, "read_ahead_kb")
+	err := os.WriteFile(knob, strconv.AppendInt(nil, bytes>>10, 10), 0)
 	if err != nil && os.Geteuid() == 0 {
-		log.Info("cannot raise the kernel's read-ahead", "error", err)
+		cfg.Log.Info("cannot raise the kernel's read-ahead", "error", err)
 	}
 }

@@ -113,8 +113,7 @@ func TestTheKernelKeepsPages(t *testing.T) {
 	if os.Geteuid() == 0 {
 		limit = 48 // 1 MiB each, the first ones smaller
 	}
-	cold := d.reads.Load()
-	if cold > limit {
+	if cold := d.reads.Load(); cold > limit {
 		t.Errorf("%d requests for 16 MiB, want at most %d", cold, limit)
 	}
 	d.local.Store(1 << 20) // attributes change; pages must not care
@@ -122,10 +121,12 @@ func TestTheKernelKeepsPages(t *testing.T) {
 		var st unix.Stat_t
 		return unix.Stat(filepath.Join(dir, "a.raw"), &st) == nil && st.Blocks == 2048
 	})
-	read()
-	if warm := d.reads.Load() - cold; warm != 0 {
-		t.Errorf("%d requests for pages that the kernel has", warm)
-	}
+	// Somebody else may have the kernel drop its caches at any time, but not every time.
+	eventually(t, "reads are served from the kernel's pages", func() bool {
+		before := d.reads.Load()
+		read()
+		return d.reads.Load() == before
+	})
 	if os.Geteuid() == 0 {
 		on, _, _ := mountAt(dir)
 		kb, err := os.ReadFile(filepath.Join("/sys/class/bdi", on.device, "read_ahead_kb"))

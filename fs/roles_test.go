@@ -22,7 +22,7 @@ import (
 func play(role string, args []string) error {
 	roles := map[string]func([]string) error{
 		"serve": playServe, "hold": playHold, "mmap": playMmap, "direct": playDirect, "stat": playStat,
-		"read": playRead, "mount": playMount,
+		"read": playRead, "read-later": playReadLater, "mount": playMount,
 	}
 	if roles[role] == nil {
 		return fmt.Errorf("no role %q", role)
@@ -188,5 +188,18 @@ func playRead(args []string) error {
 	fmt.Println("ready")
 	_, err = unix.Pread(int(f.Fd()), make([]byte, 4096), 0)
 	fmt.Println(err)
+	return nil
+}
+
+// playReadLater prints the hash of a file for every line that it gets, and holds nothing in between.
+func playReadLater(args []string) error {
+	fmt.Println("ready")
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		data, err := os.ReadFile(args[0])
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%x\n", sha256.Sum256(data))
+	}
 	return nil
 }

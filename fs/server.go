@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -9,6 +10,7 @@ import (
 // A Server serves one mount.
 type Server struct {
 	dir    string
+	device string // major:minor
 	fs     *filesystem
 	cancel context.CancelFunc
 	served chan struct{} // closed when the last request was answered and all disks are closed
@@ -30,21 +32,32 @@ func (s *Server) Wait() { <-s.served }
 // Done is closed when Wait would return.
 func (s *Server) Done() <-chan struct{} { return s.served }
 
-// Unmount unmounts and waits as Wait does. For what lazy does, see the function Unmount; a mount that was
-// detached while in use is not waited for.
+// lingerTime is how long Unmount waits for the end of a mount that is gone from sight. It ends at once unless
+// somebody still has it.
+const lingerTime = 2 * time.Second
+
+// Unmount unmounts; for what lazy does, see the function Unmount. It then waits for the end, as Wait does, but
+// not for long: a mount lives on while a file of it is open after a lazy unmount, and while a copy of it is in
+// another mount namespace, such as a container's or a sandboxed service's. Whoever has that loses it when this
+// process exits.
 func (s *Server) Unmount(lazy bool) error {
 	select {
 	case <-s.served:
 		return nil
 	default:
 	}
-	if err := Unmount(s.dir, false); err != nil {
-		if !lazy {
-			return err
-		}
+	err := Unmount(s.dir, false)
+	if err != nil && lazy {
 		return Unmount(s.dir, true)
 	}
-	s.Wait()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-s.served:
+	case <-time.After(lingerTime):
+		s.fs.log.Warn("unmounted, but another mount namespace still has it", "dir", s.dir)
+	}
 	return nil
 }
 
