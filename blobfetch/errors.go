@@ -13,7 +13,7 @@ var (
 	ErrNetwork   = errors.New("network or registry failure") // unreachable, refused, or answers nonsense (5)
 	ErrVerify    = errors.New("verification failed")         // bytes, length or digest differ from what was pinned (6)
 	ErrLocal     = errors.New("local file failure")          // this machine's disk or permissions (8)
-	ErrOffline   = errors.New("not kept locally")            // Config.Offline, and it would have to be asked for
+	ErrOffline   = errors.New("not kept locally")            // Config.Offline, and it would have to be asked for (3)
 )
 
 var kinds = []error{ErrOffline, ErrVerify, ErrNotFound, ErrNotImage, ErrReference, ErrLocal, ErrNetwork}

@@ -92,6 +92,8 @@ func newClient(t testing.TB, cfg Config) *Client {
 	return c
 }
 
+var fakeStart = time.Unix(1_700_000_000, 0)
+
 // fakeTime replays waits at once; what was slept is written down.
 type fakeTime struct {
 	mu    sync.Mutex
@@ -100,7 +102,7 @@ type fakeTime struct {
 }
 
 func (f *fakeTime) clock() clock {
-	f.at = time.Unix(1_700_000_000, 0)
+	f.at = fakeStart
 	return clock{
 		now: func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return f.at },
 		sleep: func(ctx context.Context, d time.Duration) error {

@@ -53,6 +53,9 @@ func newHosts(cfg Config) (*hosts, error) {
 func (h *hosts) name(host string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if !h.named[host] && h.extra != nil {
+		delete(h.pools, host) // it was met as another's redirect, and has no client certificate yet
+	}
 	h.named[host] = true
 }
 

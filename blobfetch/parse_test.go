@@ -213,11 +213,9 @@ func TestCutAndFlippedManifests(t *testing.T) {
 			if doc, err := parseDocument(raw[:i], ""); err == nil && len(bytes.TrimSpace(raw[i:])) > 0 {
 				t.Fatalf("%s cut to %d bytes is %+v", name, i, doc)
 			}
-			for bit := range 8 {
-				bad := append([]byte(nil), raw...)
-				bad[i] ^= 1 << bit
-				understand(t, bad, "")
-			}
+			bad := append([]byte(nil), raw...)
+			bad[i] ^= 1 << (i % 8)
+			understand(t, bad, "")
 		}
 	}
 }

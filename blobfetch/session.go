@@ -22,13 +22,13 @@ type session struct {
 	repo      name.Repository
 	base      *url.URL // scheme and host
 	rt        http.RoundTripper
-	auth      authn.Authenticator
 	challenge *transport.Challenge
 
 	flight singleflight.Group
 	mu     sync.Mutex
 	token  string
 	ends   time.Time // of the token; zero if the server did not say
+	basic  *string   // the Authorization header's value, once it was looked up; "" for nobody
 }
 
 // handshakeLimit bounds what many wait for together; it is not bound to the context of the one that began it.
@@ -78,20 +78,17 @@ func share(ctx context.Context, group *singleflight.Group, key string, f func(ct
 }
 
 func (c *Client) handshake(ctx context.Context, repo name.Repository) (*session, error) {
-	auth, err := authn.Resolve(ctx, c.keychain, repo)
-	if err != nil {
-		return nil, err
-	}
 	host := repo.RegistryStr()
 	c.hosts.name(host)
 	plain := func(h string) bool { return c.cfg.Insecure || loopback(h) }
 	reg := repo.Registry
+	var err error
 	if c.cfg.Insecure {
 		if reg, err = name.NewRegistry(host, name.Insecure); err != nil {
 			return nil, failf(ErrReference, "", "%w", err)
 		}
 	}
-	s := &session{c: c, repo: repo, auth: auth, rt: guarded{c.hosts, plain}}
+	s := &session{c: c, repo: repo, rt: guarded{c.hosts, plain}}
 	s.challenge, err = transport.Ping(ctx, reg, s.rt)
 	if err != nil {
 		return nil, handshakeFault(ctx, err)
@@ -139,15 +136,20 @@ func (s *session) send(ctx context.Context, u *url.URL, header http.Header, n *c
 		return nil, err
 	}
 	resp, err := s.c.roundTrip(ctx, s.rt, u, withAuthorization(header, used), n)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || !s.bearer() {
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	discard(resp)
+	// Tokens end, and passwords are changed under a mount that lives for weeks: ask for both anew, once.
 	s.forget(used)
-	if used, err = s.authorization(ctx); err != nil {
+	again, err := s.authorization(ctx)
+	if err == nil && again == used {
+		return resp, nil
+	}
+	discard(resp)
+	if err != nil {
 		return nil, err
 	}
-	return s.c.roundTrip(ctx, s.rt, u, withAuthorization(header, used), n)
+	return s.c.roundTrip(ctx, s.rt, u, withAuthorization(header, again), n)
 }
 
 func withAuthorization(header http.Header, value string) http.Header {
@@ -168,14 +170,30 @@ func (s *session) authorization(ctx context.Context) (string, error) {
 	if s.bearer() {
 		return s.bearerToken(ctx)
 	}
-	if s.auth == authn.Anonymous {
-		return "", nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.basic == nil {
+		_, conf, err := s.credentials(ctx)
+		if err != nil {
+			return "", err
+		}
+		value := basicHeader(conf)
+		s.basic = &value
 	}
-	conf, err := authn.Authorization(ctx, s.auth)
+	return *s.basic, nil
+}
+
+// credentials asks the auth files and helpers anew.
+func (s *session) credentials(ctx context.Context) (authn.Authenticator, *authn.AuthConfig, error) {
+	auth, err := authn.Resolve(ctx, s.c.keychain, s.repo)
 	if err != nil {
-		return "", failf(ErrNetwork, "", "get credentials: %w", err)
+		return nil, nil, err
 	}
-	return basicHeader(conf), nil
+	conf, err := authn.Authorization(ctx, auth)
+	if err != nil {
+		return nil, nil, failf(ErrNetwork, "", "get credentials: %w", err)
+	}
+	return auth, conf, nil
 }
 
 func (s *session) forget(header string) {
@@ -183,6 +201,9 @@ func (s *session) forget(header string) {
 	defer s.mu.Unlock()
 	if "Bearer "+s.token == header {
 		s.token = ""
+	}
+	if s.basic != nil && *s.basic == header {
+		s.basic = nil
 	}
 }
 
@@ -204,14 +225,14 @@ func (s *session) bearerToken(ctx context.Context) (string, error) {
 		if h := s.current(); h != "" { // of the flight that landed while this one was called
 			return h, nil
 		}
-		conf, err := authn.Authorization(ctx, s.auth)
+		auth, conf, err := s.credentials(ctx)
 		if err != nil {
-			return "", failf(ErrNetwork, "", "get credentials: %w", err)
+			return "", err
 		}
 		if conf.RegistryToken != "" {
 			return "Bearer " + conf.RegistryToken, nil
 		}
-		tok, err := transport.Exchange(ctx, s.repo.Registry, s.auth, s.rt, []string{s.repo.Scope(transport.PullScope)}, s.challenge)
+		tok, err := transport.Exchange(ctx, s.repo.Registry, auth, s.rt, []string{s.repo.Scope(transport.PullScope)}, s.challenge)
 		if err != nil {
 			return "", handshakeFault(ctx, err)
 		}

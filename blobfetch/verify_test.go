@@ -71,7 +71,7 @@ func cutInto(rng *rand.Rand, size, most int64) (out []span) {
 }
 
 func TestVerifierHashesInAnyOrder(t *testing.T) {
-	b := noise(5, 6<<20+123)
+	b := noise(5, 3<<20+123)
 	size := int64(len(b))
 	orders := map[string]func(*rand.Rand, []span) []span{
 		"in order":  func(_ *rand.Rand, s []span) []span { return s },
@@ -221,12 +221,10 @@ func TestDamagedStateIsRefused(t *testing.T) {
 		if fresh.Restore(state[:i]) == nil {
 			t.Fatalf("took a state cut to %d bytes", i)
 		}
-		for bit := range 8 {
-			bad := append([]byte(nil), state...)
-			bad[i] ^= 1 << bit
-			if fresh.Restore(bad) == nil {
-				t.Fatalf("took a state with bit %d of byte %d flipped", bit, i)
-			}
+		bad := append([]byte(nil), state...)
+		bad[i] ^= 1 << (i % 8)
+		if fresh.Restore(bad) == nil {
+			t.Fatalf("took a state with a bit of byte %d flipped", i)
 		}
 		if i == len(state)-1 {
 			if err := fresh.Finish(t.Context(), 100_000); err != nil {
@@ -282,7 +280,7 @@ func TestVerifierKeepsWaitingRangesInTheFolderAndFreesThem(t *testing.T) {
 
 func TestVerifierIsClosedWhileReadersFeedIt(t *testing.T) {
 	b := noise(5, 4<<20)
-	for range 20 {
+	for range 8 {
 		v := newVerifier(t, &memory{b: b})
 		var wg sync.WaitGroup
 		wg.Go(func() { feedAll(t, v, reversed(cutInto(rand.New(rand.NewPCG(1, 1)), 4<<20, 100_000)), 4) })
