@@ -144,10 +144,13 @@ func TestEveryPointOfEveryStream(t *testing.T) {
 				if !bytes.Equal(plain(t, src), s.data) {
 					t.Fatal("the reference decodes it to something else")
 				}
-				for _, sizes := range [][]int{{1 << 20}, {64 << 10, 77777, 333333}} {
+				for i, sizes := range [][]int{{1 << 20}, {64 << 10, 77777, 333333}} {
 					all := walkAll(t, src, s.data, codec.Point{}, 0, sizes, asIs)
 					checkPoints(t, src, s.data, all)
 					checkContinued(t, src, s.data, all, sizes)
+					if i == 0 {
+						checkDictionaries(t, src, s.data, all)
+					}
 				}
 			})
 		}
