@@ -7,6 +7,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 	"github.com/machinefs/machinefs/seekable/internal/deflate"
 	"github.com/machinefs/machinefs/seekable/internal/xz"
+	"github.com/machinefs/machinefs/seekable/internal/zstd"
 )
 
 // decoders make the decoder of a part, by the format's name in an index; check is the xz block's.
@@ -14,6 +15,7 @@ var decoders = map[string]func(p part, check byte) decoder{
 	"xz": func(p part, check byte) decoder {
 		return xzDecoder{xz.Block{In: p.in, InLen: p.inLen, Out: p.out, OutLen: p.outLen, Check: xz.Check(check)}}
 	},
+	"zstd": func(part, byte) decoder { return zstdDecoder{} },
 	"gzip": func(part, byte) decoder { return deflateDecoder{deflate.Gzip} },
 }
 
@@ -38,6 +40,21 @@ func openXz(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 		parts[i] = part{in: k.In, inLen: k.InLen, out: k.Out, outLen: k.OutLen, dec: xzDecoder{k}, check: byte(k.Check)}
 	}
 	return streamLayer("xz", b, parts, opt), nil
+}
+
+// zstd: a part is a frame of the seek table, or a run of frames that has to be walked.
+type zstdDecoder struct{}
+
+func (zstdDecoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+	return zstd.NewWalker(r, at, window)
+}
+
+func (zstdDecoder) decode(dst, src []byte, at codec.Point, window []byte) error {
+	return zstd.Decode(dst, src, at, window)
+}
+
+func openZstd(ctx context.Context, b Blob, opt Options) (*Layer, error) {
+	return streamLayer("zstd", b, []part{{inLen: b.Size(), outLen: -1, dec: zstdDecoder{}}}, opt), nil
 }
 
 // gzip, and the deflate in a zip: one part, to be walked.

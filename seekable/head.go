@@ -31,13 +31,13 @@ func (s *Stream) Head(ctx context.Context, p []byte) (int, error) {
 		return n, err
 	}
 	r := newPieceReader(s.blob, first.parts[0].in, first.parts[0].in+first.parts[0].inLen)
-	r.call = ctx
 	defer r.close()
+	defer context.AfterFunc(ctx, r.cancel)()
 	w, err := first.parts[0].dec.walker(r, codec.Point{}, nil)
 	if err != nil {
 		return 0, err
 	}
-	defer w.Close()
+	defer func() { r.cancel(); w.Close() }()
 	n, _, err := w.Next(p, 0)
 	if errors.Is(err, io.EOF) {
 		err = nil

@@ -41,8 +41,8 @@ var formats = []struct {
 	is   func(head []byte) bool
 	open func(ctx context.Context, b Blob, opt Options) (*Layer, error)
 }{
-	//TMP 	{"zstd", magic("\x28\xb5\x2f\xfd"), openZstd},
-	//TMP 	{"zstd", isSkippable, openZstd},
+	{"zstd", magic("\x28\xb5\x2f\xfd"), openZstd},
+	{"zstd", isSkippable, openZstd},
 	{"xz", magic("\xfd7zXZ\x00"), openXz},
 	{"gzip", magic("\x1f\x8b\x08"), openGzip},
 	//TMP 	{"bzip2", isBzip2, openBzip2},

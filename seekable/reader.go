@@ -12,7 +12,7 @@ const (
 )
 
 // A pieceReader reads a blob in order from an offset on, in ranges that grow while it is read, with some of them under way ahead
-// of the reader. It outlives the call that it serves: a parked walk keeps what was fetched ahead.
+// of the reader. It outlives the call that it serves: a parked walk keeps what was fetched ahead. A decoder may read it from a goroutine of its own.
 type pieceReader struct {
 	blob   Blob
 	next   int64 // where the next range starts
@@ -21,7 +21,6 @@ type pieceReader struct {
 	ahead  int   // ranges wanted under way
 	queue  []*piece
 	cur    []byte
-	call   context.Context // of the call that reads now: set by each ReadSpans, for waiting only
 	life   context.Context
 	cancel context.CancelFunc
 }
@@ -44,11 +43,7 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		first := r.queue[0]
-		select {
-		case <-first.done:
-		case <-r.call.Done():
-			return 0, context.Cause(r.call)
-		}
+		<-first.done
 		if first.err != nil {
 			return 0, first.err
 		}
@@ -76,6 +71,7 @@ func (r *pieceReader) fetch() {
 	}
 }
 
+// close waits for what is under way. Nobody may read any more.
 func (r *pieceReader) close() {
 	r.cancel()
 	for _, p := range r.queue {

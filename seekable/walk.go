@@ -48,6 +48,7 @@ func (k *walk) unlock() { k.busy <- struct{}{} }
 // drop forgets the decoder and its buffers; the walk can be begun again at the segment's frontier.
 func (k *walk) drop() {
 	if k.w != nil {
+		k.r.cancel() // the decoder may be reading
 		k.w.Close()
 		k.r.close()
 	}
@@ -58,14 +59,18 @@ func (k *walk) drop() {
 func (s *Stream) begin(ctx context.Context, seg *segment, f frontier) error {
 	k, p := seg.walk, seg.parts[0]
 	var past []byte // the output before the frontier: the window, then the lead
+	need := f.lead
 	if f.st != nil {
-		past = make([]byte, min(int64(f.window+f.lead), f.out-seg.out))
+		need += f.window
+	}
+	if need > 0 {
+		past = make([]byte, min(int64(need), f.out-seg.out))
 		if err := s.history(ctx, past, f.out-int64(len(past))); err != nil {
 			return fmt.Errorf("read the window before byte %d: %w", f.out, err)
 		}
 	}
 	k.r = newPieceReader(s.blob, f.in, p.in+p.inLen)
-	k.r.call = ctx
+	defer context.AfterFunc(ctx, k.r.cancel)()
 	w, err := p.dec.walker(k.r, codec.Point{In: f.in - p.in, Lead: f.lead, State: f.st}, past[:max(0, len(past)-f.lead)])
 	if err != nil {
 		k.r.close()
@@ -111,9 +116,9 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 			return err
 		}
 	}
-	k.r.call = ctx
+	stop := context.AfterFunc(ctx, k.r.cancel)
 	defer func() {
-		if err != nil {
+		if !stop() || err != nil {
 			k.drop()
 		}
 	}()
