@@ -4,7 +4,7 @@ import "encoding/binary"
 
 const (
 	// fastIn is how many bytes of input fastSymbols must have: two loads of 8 bytes, of which at most 7 are used.
-	fastIn = 32
+	fastIn = 16
 	// fastOut is how much room for output it must have: three literals and a match of 258 bytes, which is copied in pieces of 16
 	// bytes and so may write 15 too many.
 	fastOut = 3 + 258 + 16
@@ -16,19 +16,13 @@ func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 	in, pos, b, nb := d.in, d.pos, d.b, d.nb
 	lit, dist := d.lit, d.dist
 	lastIn, lastOut := len(in)-fastIn, len(buf)-fastOut
-	if pos > lastIn || o > lastOut {
-		return o, nil
-	}
-	b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
-	pos += int((63 - nb) >> 3)
-	nb |= 56
-	e := lit[b&(1<<litBits-1)]
 	for pos <= lastIn && o <= lastOut {
 		// At least 56 bits. The bits above nb are those of the byte at pos, which will be or-ed in once more.
 		b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
 		pos += int((63 - nb) >> 3)
 		nb |= 56
 
+		e := lit[b&(1<<litBits-1)]
 		if e&isLiteral != 0 { // up to three from the first table, 33 bits
 			buf[o] = byte(e >> 16)
 			o++
@@ -46,7 +40,6 @@ func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 					o++
 					b >>= e & 63
 					nb -= uint(e & 63)
-					e = lit[b&(1<<litBits-1)]
 					continue
 				}
 			}
@@ -61,7 +54,6 @@ func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 					o++
 					b >>= e & 63
 					nb -= uint(e & 63)
-					e = lit[b&(1<<litBits-1)]
 					continue
 				}
 			}
@@ -98,11 +90,6 @@ func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 		back := int(e>>16 + uint32(b)&(1<<(e&63)-1)>>(e>>8&15))
 		b >>= e & 63
 		nb -= uint(e & 63)
-
-		b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
-		pos += int((63 - nb) >> 3)
-		nb |= 56
-		e = lit[b&(1<<litBits-1)]
 
 		from := o - back
 		if from < start {
