@@ -2,7 +2,9 @@ package seekable
 
 import (
 	"context"
+	"errors"
 	"io"
+	"os"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 	"github.com/machinefs/machinefs/seekable/internal/deflate"
@@ -53,8 +55,51 @@ func (zstdDecoder) decode(dst, src []byte, at codec.Point, window []byte) error 
 	return zstd.Decode(dst, src, at, window)
 }
 
+// scanReads bounds the small reads by which the frames of a zstd stream without a seek table are looked for.
+const scanReads = 64
+
 func openZstd(ctx context.Context, b Blob, opt Options) (*Layer, error) {
-	return streamLayer("zstd", b, []part{{inLen: b.Size(), outLen: -1, dec: zstdDecoder{}}}, opt), nil
+	frames, ok, err := zstd.Table(ctx, b)
+	if err != nil && !isFormatError(err) { // a table that is damaged is not needed
+		return nil, err
+	}
+	if !ok {
+		if frames, ok, err = zstd.Scan(ctx, b, scanReads); err != nil {
+			return nil, err
+		}
+	}
+	if ok {
+		parts := make([]part, len(frames))
+		for i, f := range frames {
+			parts[i] = part{in: f.In, inLen: f.InLen, out: f.Out, outLen: f.OutLen, dec: zstdDecoder{}}
+		}
+		return streamLayer("zstd", b, parts, opt), nil
+	}
+	whole := part{inLen: b.Size(), outLen: -1, dec: zstdDecoder{}}
+	if len(frames) == 0 && !hasMark(opt.Index) {
+		// The first frame is long: it is the only one, as far as anybody makes images. If not, the walk will tell at its end (mark).
+		info, err := zstd.Sniff(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		if info.ContentSize+info.ContentSize/1000+4096 >= b.Size()-info.First { // else one frame could not fill the blob
+			whole.outLen, whole.sole = info.ContentSize, true
+		}
+	}
+	return streamLayer("zstd", b, []part{whole}, opt), nil
+}
+
+// A mark beside the journal says that a stream which begins with a long frame has more of them, so that its size is not the first one's.
+func hasMark(index string) bool {
+	_, err := os.Stat(index + ".frames")
+	return index != "" && err == nil
+}
+
+func (s *Stream) mark() {
+	if s.index != "" {
+		s.warn(os.WriteFile(s.index+".frames", nil, 0o600))
+		s.warn(os.Remove(s.index + ".journal"))
+	}
 }
 
 // gzip, and the deflate in a zip: one part, to be walked.
@@ -74,4 +119,9 @@ func openGzip(_ context.Context, b Blob, opt Options) (*Layer, error) {
 
 func streamLayer(format string, b Blob, parts []part, opt Options) *Layer {
 	return &Layer{Format: format, Stream: newStream(format, b, parts, opt)}
+}
+
+func isFormatError(err error) bool {
+	_, ok := errors.AsType[*FormatError](err)
+	return ok
 }

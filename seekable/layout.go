@@ -10,6 +10,7 @@ type part struct {
 	out, outLen int64 // decoded bytes; outLen is -1 while not known
 	dec         decoder
 	check       byte // of an xz block, else 0: a span's record has it
+	sole        bool // outLen is what the first of perhaps several frames states
 }
 
 // A segment is a run of parts that is one span (small parts together), or one large part that is cut into spans by walking it.

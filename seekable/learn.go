@@ -21,7 +21,7 @@ func newStream(format string, blob Blob, parts []part, opt Options) *Stream {
 	if grid <= 0 || grid > MaxSpan {
 		grid = MaxSpan
 	}
-	s := &Stream{format: format, blob: blob, log: opt.Log, lay: newLayout(parts, grid), jour: &journal{}}
+	s := &Stream{format: format, blob: blob, log: opt.Log, index: opt.Index, lay: newLayout(parts, grid), jour: &journal{}}
 	if s.log == nil {
 		s.log = discard
 	}

@@ -33,6 +33,7 @@ type Stream struct {
 	format string
 	blob   Blob
 	log    *slog.Logger
+	index  string // Options.Index
 
 	mu  sync.RWMutex // guards lay, with all below it, and jour
 	lay *layout

@@ -173,6 +173,10 @@ func (s *Stream) finish(seg *segment, out int64, ended bool) error {
 			return err
 		}
 		n, _, err := k.w.Next(k.buf[:k.at+1], k.at)
+		if n != 0 && seg.parts[0].sole {
+			s.mark()
+			return fmt.Errorf("decode %s: the stream has several frames, and only the first states its size, which was taken for all: open the image again", s.format)
+		}
 		if n != 0 {
 			return &FormatError{Format: s.format, Off: k.w.Frontier().In, Msg: fmt.Sprintf("stream goes on after the %d bytes that its header states", out-seg.out)}
 		}
