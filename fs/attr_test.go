@@ -243,3 +243,24 @@ func TestAttributes(t *testing.T) {
 		t.Errorf("a directory has %d bytes of attributes, error %v", n, err)
 	}
 }
+
+// A tellingTree has attributes of its own.
+type tellingTree struct {
+	*memTree
+	*memDisk
+}
+
+func TestAttributesOfTheRoot(t *testing.T) {
+	status := strings.Repeat("s", 40000)
+	tree := tellingTree{newTree(nil, "d/a.raw"), &memDisk{attrs: map[string]string{"status": status, "huge": strings.Repeat("h", 70000)}}}
+	dir, _ := mountTree(t, tree, Config{})
+	if out := run(t, "attr", "getfattr", "--absolute-names", "--only-values", "-n", "user.machinefs.status", dir); out != status {
+		t.Errorf("status of %d bytes", len(out))
+	}
+	if _, err := unix.Getxattr(dir, "user.machinefs.huge", make([]byte, 80000)); err != unix.E2BIG {
+		t.Errorf("too large a value: %v, want E2BIG", err)
+	}
+	if _, err := unix.Getxattr(filepath.Join(dir, "d"), "user.machinefs.status", nil); err != unix.ENODATA {
+		t.Errorf("of another directory: %v, want ENODATA", err)
+	}
+}

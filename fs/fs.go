@@ -65,12 +65,14 @@ type HoleSeeker interface {
 type LocalSizer interface{ LocalBytes() int64 }
 
 // A Backer is a Disk that may have, by now, a local file of exactly its content. The kernel then reads that
-// file itself, if Config.Passthrough is set. The file stays the disk's; it must stay open and unchanged until
-// the disk is closed.
+// file itself, if Config.Passthrough is set: at the speed of the local file, and with one copy of it in the page
+// cache instead of two. Whoever has the disk open already goes on through us. The file stays the disk's; it must
+// stay open and unchanged until the disk is closed.
 type Backer interface{ Backing() (*os.File, bool) }
 
 // An Attributer is a Disk with extended attributes, which appear as user.machinefs.NAME. Attr is called with
-// the name alone, such as "digest".
+// the name alone, such as "digest"; a value may have 64 KiB. A Tree may be one, too: its attributes are those of
+// the mount's root, and a way for any process to ask the one that serves the mount.
 type Attributer interface {
 	Attrs() []string
 	Attr(name string) ([]byte, bool)

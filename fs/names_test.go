@@ -130,6 +130,22 @@ broken line
 	}
 }
 
+// Directory names are anybody's, and end up in the mount table.
+func FuzzParseMounts(f *testing.F) {
+	f.Add("90 27 0:52 / /mnt/with\\040blank ro shared:5 - fuse.machinefs my\\040images rw,user_id=0\n")
+	f.Add("1 2 3 4 5 6 - a b c\n\\ - \\0\n")
+	if text, err := os.ReadFile(mountInfo); err == nil {
+		f.Add(string(text))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, e := range parseMounts(text) {
+			if len(e.dir)+len(e.kind)+len(e.source) > len(text) {
+				t.Errorf("%+v is longer than its line", e)
+			}
+		}
+	})
+}
+
 func TestSignalMasks(t *testing.T) {
 	status := []byte("Name:\tx\nSigPnd:\t0000000000000100\nShdPnd:\t8000000000000001\nSigIgn:\tzz\n")
 	if a, b, c, d := mask(status, "SigPnd:"), mask(status, "ShdPnd:"), mask(status, "SigIgn:"), mask(status, "None:"); a != 0x100 || b != 1<<63|1 || c != 0 || d != 0 {

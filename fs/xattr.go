@@ -7,18 +7,21 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// xattrPrefix is where a disk's attributes appear.
+// xattrPrefix is where the attributes of disks and of the root appear.
 const xattrPrefix = "user.machinefs."
 
-// attributer holds the disk of a node and returns its attributes, if it has any. release must be called if it is not
-// nil.
+// attributer returns what has the attributes of a node, if anything: the disk, which it holds until release is
+// called, or the Tree for the root. release may be nil.
 func (fs *filesystem) attributer(cancel <-chan struct{}, h *fuse.InHeader) (a Attributer, release func(), errno syscall.Errno) {
 	n := fs.node(h.NodeId)
 	if n == nil {
 		return nil, nil, syscall.ESTALE
 	}
 	if n.file == nil {
-		return nil, nil, 0
+		if h.NodeId == rootID {
+			a, _ = fs.tree.(Attributer)
+		}
+		return a, nil, 0
 	}
 	r := fs.request(cancel, h.Pid)
 	defer r.finish()
@@ -71,8 +74,14 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 	return answer(dest, list)
 }
 
+// maxXattr is the kernel's bound for a value and for a list, XATTR_SIZE_MAX and XATTR_LIST_MAX.
+const maxXattr = 64 << 10
+
 // answer copies what fits, and says how much there is if it does not.
 func answer(dest, value []byte) (uint32, fuse.Status) {
+	if len(value) > maxXattr {
+		return 0, fuse.Status(syscall.E2BIG)
+	}
 	if len(value) > len(dest) {
 		return uint32(len(value)), fuse.Status(syscall.ERANGE)
 	}
