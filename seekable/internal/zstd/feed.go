@@ -169,9 +169,9 @@ func (f *feeder) takeWhole(j *job) (ok bool, err error) {
 	if err != nil || int64(len(b)) < p.size {
 		return false, nil
 	}
-	n, exact := p.output()
+	n, known := p.output()
 	j.held = p.size
-	if !exact {
+	if !known {
 		j.held += n
 	}
 	if err := f.flight.Acquire(f.ctx, j.held); err != nil {
@@ -181,7 +181,7 @@ func (f *feeder) takeWhole(j *job) (ok bool, err error) {
 	j.raw, j.size, j.ready = append(j.raw[:0], b...), n, nil
 	f.in.skip(int(p.size))
 	f.frame, f.small = nil, true
-	if !exact {
+	if !known {
 		j.size = -1
 		j.ready = make(chan struct{})
 		out, raw, off := make([]byte, n), j.raw, j.in

@@ -1,6 +1,7 @@
 package zstd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -94,6 +95,9 @@ func (in *input) nextFrame() (*frame, error) {
 		}
 		if len(b) == 0 {
 			return nil, nil
+		}
+		if len(b) < skippableHead && len(b) >= 4 && binary.LittleEndian.Uint32(b)&^0xf == skippableMagic {
+			return nil, truncated(in.off, "a skippable frame")
 		}
 		if n, ok := Skippable(b); ok {
 			in.pzstd = n == pzstdLen

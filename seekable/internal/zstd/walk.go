@@ -351,7 +351,7 @@ func (w *walker) wholeFrame(s *span, j *job) error {
 		return nil
 	}
 	w.wg.Go(func() {
-		if _, err := decodeFrame(dst, j.raw, j.in); err != nil {
+		if err := decodeExact(dst, j.raw, j.in); err != nil {
 			w.mu.Lock()
 			if w.bad == nil || pos < w.pos {
 				w.bad, w.pos = err, pos

@@ -3,6 +3,7 @@ package zstd
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -33,11 +34,20 @@ func decodeFrame(dst, src []byte, off int64) (int, error) {
 	return 0, &codec.FormatError{Format: format, Off: off, Msg: "malformed frame", Err: err}
 }
 
+// decodeExact is decodeFrame where the frame fills dst.
+func decodeExact(dst, src []byte, off int64) error {
+	n, err := decodeFrame(dst, src, off)
+	if err == nil && n != len(dst) {
+		err = &codec.FormatError{Format: format, Off: off, Msg: fmt.Sprintf("frame yields %d bytes, want %d", n, len(dst))}
+	}
+	return err
+}
+
 // A hopper passes over the blocks of a frame without decoding them.
 type hopper struct {
 	frame *frame
 	size  int64 // compressed bytes passed, the frame's header included; the whole frame's, with the checksum, when done
-	bound int64 // the output is not longer than that; exact as long as no block was compressed
+	bound int64 // the output is not longer than that
 	done  bool
 }
 
@@ -59,21 +69,22 @@ func (p *hopper) step(h []byte) error {
 	return nil
 }
 
-// output returns how long the output is at most, and whether that is its length for certain.
-func (p *hopper) output() (n int64, exact bool) {
+// output returns how long the output is; if it is not known, how long at most.
+func (p *hopper) output() (n int64, known bool) {
 	if c := p.frame.ContentSize; c >= 0 {
 		return c, true
 	}
 	return p.bound, false
 }
 
-// decodeFrames decodes src into dst if src is nothing but whole frames that fill dst; done is false if it is something else.
+// decodeFrames decodes src into dst if src is nothing but whole frames of known sizes that fill dst; done is false if it is something else.
 func decodeFrames(dst, src []byte, off int64) (done bool, err error) {
 	type piece struct {
 		b      []byte
 		off, n int64
 	}
 	var pieces []piece
+	var total int64
 	in := memory(src, off)
 	for {
 		f, err := in.nextFrame()
@@ -94,27 +105,21 @@ func decodeFrames(dst, src []byte, off int64) (done bool, err error) {
 		if int64(len(b)) < p.size {
 			return false, nil
 		}
-		n, exact := p.output()
-		if !exact {
-			n = -1
+		n, known := p.output()
+		if total += n; !known || total > int64(len(dst)) {
+			return false, nil
 		}
 		pieces = append(pieces, piece{b, in.off, n})
 		in.skip(int(p.size))
 	}
-	pos := 0
+	if total != int64(len(dst)) {
+		return false, nil
+	}
 	for _, p := range pieces {
-		room := dst[pos:]
-		if p.n > int64(len(room)) {
-			return false, nil
-		}
-		if p.n >= 0 {
-			room = room[:p.n]
-		}
-		n, err := decodeFrame(room, p.b, p.off)
-		if err != nil {
+		if err := decodeExact(dst[:p.n], p.b, p.off); err != nil {
 			return true, err
 		}
-		pos += n
+		dst = dst[p.n:]
 	}
-	return pos == len(dst), nil
+	return true, nil
 }
