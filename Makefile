@@ -116,6 +116,7 @@ go:
 	chmod -R u+w,a+rX "$$root"
 	chmod a+x "$$root"/bin/* "$$root"/pkg/tool/*/*
 	ln -sfn "$$root" .cache/go
+	hash -r
 	usable || { echo "Go $$wanted could not be had: $$(go list -m 2>&1)" >&2; exit 1; }
 
 fuse:

@@ -22,7 +22,7 @@ const (
 )
 
 // recipe is part of the cached name: change it with whatever changes the disk.
-const recipe = "v1"
+const recipe = "v2"
 
 const syslinuxConfig = `SERIAL 0 115200
 DEFAULT linux
@@ -62,13 +62,17 @@ func makeBootable(ctx context.Context, work, disk string) error {
 		return err
 	}
 	tree := filepath.Join(work, "root")
-	if err := fillRoot(tree, k, busybox); err != nil {
+	files, err := fillRoot(tree, k, busybox)
+	if err != nil {
 		return err
 	}
 	if err := emptyFile(root, rootSize); err != nil {
 		return err
 	}
 	if _, err := run(ctx, "mkfs.ext4", "-q", "-F", "-L", "root", "-d", tree, root); err != nil {
+		return err
+	}
+	if err := listReads(ctx, work, root, files); err != nil {
 		return err
 	}
 	if err := emptyFile(disk, diskSize); err != nil {

@@ -4,13 +4,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 )
 
 // sources are the host folders whose files fill the root file system, and how many bytes of each are taken, in the order of
@@ -24,55 +21,44 @@ var sources = []struct {
 	{"/usr/share", 60 << 20},
 }
 
-const (
-	largestFile = 24 << 20 // larger host files are passed over, for a mix of many files
-	readLargest = 2 << 20  // a boot reads no file larger than this
-	readOneIn   = 12       // and about one in so many of the others
-)
+// largestFile bounds the host files that are taken, for a mix of many files.
+const largestFile = 24 << 20
 
-// fillRoot lays out the guest's root file system in the folder root and lists the files that a boot reads.
-func fillRoot(root string, k kernel, busybox string) error {
+// file is a file of the guest.
+type file struct {
+	path string // in the guest
+	size int64
+	sum  string // SHA-256, in hex
+}
+
+// fillRoot lays out the guest's root file system in the folder root, all but the list of files that a boot reads.
+func fillRoot(root string, k kernel, busybox string) ([]file, error) {
 	for _, dir := range []string{"bin", "dev", "etc", "proc", "sbin", "sys", "tmp", "usr/bin"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if _, err := copyFile(busybox, filepath.Join(root, "bin/busybox")); err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(root, guestInit), []byte(rootInit), 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	var read []string
+	var files []file
 	for _, source := range sources {
-		listed, err := copyTree(source.dir, filepath.Join(root, source.dir), source.limit)
+		copied, err := copyTree(source.dir, root, source.dir, source.limit)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		read = append(read, listed...)
+		files = append(files, copied...)
 	}
-	listed, err := copyTree(k.modules, filepath.Join(root, "usr/lib/modules", filepath.Base(k.modules)), 1<<30)
-	if err != nil {
-		return err
-	}
-	read = append(read, listed...)
-	if len(read) == 0 {
-		return errors.New("fill root file system: no file for the boot to read")
-	}
-	// By the hash of the content: neither the order on the disk nor that of a folder.
-	slices.SortFunc(read, func(a, b string) int {
-		return strings.Compare(a[:sha256.Size*2], b[:sha256.Size*2])
-	})
-	for i, line := range read {
-		sum, path, _ := strings.Cut(line, "  ")
-		read[i] = sum + "  " + strings.TrimPrefix(path, root) + "\n"
-	}
-	return os.WriteFile(filepath.Join(root, guestList), []byte(strings.Join(read, "")), 0o644)
+	modules, err := copyTree(k.modules, root, "/usr/lib/modules/"+filepath.Base(k.modules), 1<<30)
+	return append(files, modules...), err
 }
 
-// copyTree copies regular files and links from src, in the order of their names, until limit bytes are there. It returns a sha256sum
-// line for each copy that a boot will read. What cannot be read is passed over: an ordinary user may run this.
-func copyTree(src, dst string, limit int64) (read []string, err error) {
+// copyTree copies regular files and links from src to the guest's folder dst, in the order of their names, until limit bytes are there.
+// What cannot be read is passed over: an ordinary user may run this.
+func copyTree(src, root, dst string, limit int64) (files []file, err error) {
 	var total int64
 	err = filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -85,7 +71,8 @@ func copyTree(src, dst string, limit int64) (read []string, err error) {
 		if err != nil {
 			return err
 		}
-		to := filepath.Join(dst, rel)
+		inGuest := filepath.Join(dst, rel)
+		to := filepath.Join(root, inGuest)
 		switch {
 		case d.IsDir():
 			return os.MkdirAll(to, 0o755)
@@ -112,14 +99,10 @@ func copyTree(src, dst string, limit int64) (read []string, err error) {
 			return err
 		}
 		total += info.Size()
-		// sha256sum escapes odd names; such files are on the disk but not on the list.
-		plain := !strings.ContainsAny(rel, "\\\n\r")
-		if info.Size() <= readLargest && plain && crc32.ChecksumIEEE([]byte(rel))%readOneIn == 0 {
-			read = append(read, sum+"  "+to)
-		}
+		files = append(files, file{inGuest, info.Size(), sum})
 		return nil
 	})
-	return read, err
+	return files, err
 }
 
 // copyFile copies a file with its permissions and returns the SHA-256 of what was copied, in hex.
