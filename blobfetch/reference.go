@@ -117,10 +117,10 @@ func parsePrefixed(s string, exists func(string) bool) (Reference, error) {
 	return parseRegistry(s)
 }
 
-// hasHost reports whether a name's first part is a host, by docker's and podman's rule.
+// hasHost reports whether a name's first part is a host, by docker's and podman's rule. A hidden folder is none.
 func hasHost(s string) bool {
 	first, _, found := strings.Cut(s, "/")
-	return found && (first == "localhost" || strings.ContainsAny(first, ".:"))
+	return found && !strings.HasPrefix(first, ".") && (first == "localhost" || strings.ContainsAny(first, ".:"))
 }
 
 func parseRegistry(s string) (Reference, error) {

@@ -66,7 +66,13 @@ func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, 
 		return err
 	}
 	defer c.out.discard()
-	show := startProgress("materialize", c.disk.Size(), f.quiet, h.log, func() (int64, int64) { return c.written.Load(), c.blob.Stats().Bytes })
+	total := c.disk.Size()
+	if !c.disk.Identity() {
+		total += c.file.Size()
+	}
+	show := startProgress("materialize", total, f.quiet, h.log, func() (int64, int64) {
+		return c.filled.Load() + c.written.Load(), c.blob.Stats().Bytes
+	})
 	err = c.run(ctx)
 	show.finish()
 	if err != nil {
@@ -95,7 +101,8 @@ type copier struct {
 	check   *blobfetch.Verifier // nil: the blob has no digest
 	direct  atomic.Bool         // spans go to the output as they are decoded
 	done    ranges              // of the disk, in the output
-	written atomic.Int64
+	filled  atomic.Int64        // bytes of an image file that is not the disk itself
+	written atomic.Int64        // bytes of the disk
 }
 
 func (c *copier) close() {
@@ -204,7 +211,11 @@ func (c *copier) run(ctx context.Context) error {
 		}
 	}
 	if !c.direct.Load() || !c.noCache {
-		if err := c.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{}); err != nil {
+		o := cache.FillOptions{}
+		if !c.direct.Load() {
+			o.Progress = func(done, _ int64) { c.filled.Store(done) }
+		}
+		if err := c.file.Fill(ctx, 0, math.MaxInt64, o); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/machinefs/machinefs/blobfetch"
 
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/fs"
@@ -53,7 +58,9 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 		return err
 	}
 	defer h.Close()
-	srv, err := fs.Mount(dir, &tree{h, n}, fs.Config{AllowOther: allowOther, Log: h.log})
+	srv, err := fs.Mount(dir, &tree{h, n}, fs.Config{
+		AllowOther: allowOther, Passthrough: true, IdleClose: idleClose, ErrnoOf: errnoOf, Log: h.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -65,11 +72,23 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 			if err := srv.Unmount(true); err != nil {
 				return err
 			}
+			srv.Wait()
 		}
-		srv.Wait()
 	case <-srv.Done():
 	}
 	return nil
+}
+
+// idleClose is how long an image stays open that nobody has open: what is open is not evicted from the cache.
+const idleClose = 10 * time.Minute
+
+// errnoOf names the errno of what a lookup may fail with; reads fail with EIO whatever it was.
+func errnoOf(err error) syscall.Errno {
+	switch blobfetch.Kind(err) {
+	case blobfetch.ErrNotFound, blobfetch.ErrReference, blobfetch.ErrOffline:
+		return syscall.ENOENT
+	}
+	return 0
 }
 
 // A tree is what the mount shows.
@@ -103,17 +122,26 @@ func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
 		return nil, err
 	}
 	t.host.log.Info("image is ready", "name", path, "digest", s.source.Digest, "format", s.format(), "size", s.disk.Size())
-	return &shown{s}, nil
+	im := &shown{stack: s, end: func() {}}
+	im.prove()
+	return im, nil
 }
 
 // A shown is one file of the mount.
-type shown struct{ *stack }
+type shown struct {
+	*stack
+
+	mu      sync.Mutex
+	proving chan struct{} // closed when the look at the cached file has ended; nil: not begun
+	end     func()        // ends it
+}
 
 var (
 	_ fs.Disk       = (*shown)(nil)
 	_ fs.HoleSeeker = (*shown)(nil)
 	_ fs.LocalSizer = (*shown)(nil)
 	_ fs.Attributer = (*shown)(nil)
+	_ fs.Backer     = (*shown)(nil)
 )
 
 // Size is the disk's.
@@ -148,6 +176,46 @@ func (im *shown) seek(ctx context.Context, off int64, data bool) (int64, error) 
 
 // LocalBytes is what the cache has of the image file.
 func (im *shown) LocalBytes() int64 { return im.file.LocalBytes() }
+
+// Backing is the cache's file, where that is the disk, whole and verified.
+func (im *shown) Backing() (*os.File, bool) {
+	if !im.whole() {
+		return nil, false
+	}
+	im.prove()
+	return im.file.Backing()
+}
+
+// whole reports whether the image file is the disk.
+func (im *shown) whole() bool { return im.disk.Identity() && im.disk.Size() == im.file.Size() }
+
+// prove begins to read a complete cached file through, so that the kernel may have it. Until that is done, every read is checked by itself.
+func (im *shown) prove() {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.proving != nil || !im.whole() || !im.file.Complete() {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	im.proving, im.end = done, cancel
+	go func() {
+		defer close(done)
+		im.file.Verify(ctx, nil) // what it finds damaged is fetched again: that is all there is to do
+	}()
+}
+
+// Close ends what goes on in the background, and closes the stack.
+func (im *shown) Close() error {
+	im.mu.Lock()
+	proving := im.proving
+	im.end()
+	im.mu.Unlock()
+	if proving != nil {
+		<-proving
+	}
+	return im.stack.Close()
+}
 
 // Attrs are the extended attributes user.machinefs.*.
 func (im *shown) Attrs() []string { return []string{"reference", "digest", "format", "status"} }

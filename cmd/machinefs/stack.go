@@ -134,7 +134,9 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
 			Index: records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
 		}
-		noted.Resume()
+		if s.file == nil { // else what is read passes through a layer, and is no metadata
+			noted.Resume()
+		}
 		l, err := seekable.Peel(ctx, b, opt)
 		if err := noted.Seal(); err != nil {
 			h.log.Warn("opening again will ask the source", "err", err)
