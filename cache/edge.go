@@ -12,7 +12,7 @@ import (
 //	2  uint16  where the known end of the page begins, 0 = none
 //	4  uint32  CRC32C of the start
 //	8  uint32  CRC32C of the end
-//	12 uint32  CRC32C of bytes 0-11 and of the page number (uint64), all little endian
+//	12 uint32  CRC32C of bytes 0-11 and of a uint64, the page number xor the entry's salt << 32; all little endian
 //
 // What does not match is as good as none. Records of pages that are present mean nothing.
 type edge struct {
@@ -21,9 +21,9 @@ type edge struct {
 
 const edgeBytes = 16
 
-func edgeCheck(b []byte, page int64) uint32 {
+func (s *store) edgeCheck(b []byte, page int64) uint32 {
 	c := crc32.Checksum(b[:12], castagnoli)
-	return crc32.Update(c, castagnoli, binary.LittleEndian.AppendUint64(nil, uint64(page)))
+	return crc32.Update(c, castagnoli, binary.LittleEndian.AppendUint64(nil, uint64(page)^uint64(s.salt)<<32))
 }
 
 // readEdge reads a page that is not present into buf, whose length is the page's, and tells which parts of it are known.
@@ -35,7 +35,7 @@ func (s *store) readEdge(off int64, buf []byte) edge {
 	}
 	page := off / pageSize
 	var b [edgeBytes]byte
-	if n, _ := s.edges.ReadAt(b[:], page*edgeBytes); n < edgeBytes || binary.LittleEndian.Uint32(b[12:]) != edgeCheck(b[:], page) {
+	if n, _ := s.edges.ReadAt(b[:], page*edgeBytes); n < edgeBytes || binary.LittleEndian.Uint32(b[12:]) != s.edgeCheck(b[:], page) {
 		return none
 	}
 	e := none
@@ -126,7 +126,7 @@ func (s *store) writeEdge(off int64, buf []byte, e edge) error {
 		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(buf[e.end:], castagnoli))
 	}
 	page := off / pageSize
-	binary.LittleEndian.PutUint32(b[12:], edgeCheck(b[:], page))
+	binary.LittleEndian.PutUint32(b[12:], s.edgeCheck(b[:], page))
 	_, err := s.edges.WriteAt(b[:], page*edgeBytes)
 	return err
 }

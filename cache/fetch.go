@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+
 	"os"
 	"path/filepath"
 	"slices"
@@ -151,18 +151,10 @@ func (f *File) need(fl *flight, pos int64) (start, end int64, err error) {
 		return pos, pos, err
 	}
 	start = max(us, pos)
-	_, re, err := f.run(us)
-	if err != nil {
-		return pos, pos, err
-	}
-	if limit == math.MaxInt64 {
-		return start, limit, nil // to the end, which is not known
-	}
-	most := min(limit, max(re, ue))
 	if fl.walk || fl.force {
-		return start, most, nil
+		return start, limit, nil
 	}
-	for end = min(ue, most); end < most; {
+	for end = min(ue, limit); end < limit; {
 		_, ve, err := f.unit(end)
 		if err != nil {
 			return pos, pos, err
@@ -170,7 +162,7 @@ func (f *File) need(fl *flight, pos int64) (start, end int64, err error) {
 		if m, err := f.missing(end, ve); err != nil || m >= ve {
 			return start, end, err
 		}
-		end = min(ve, most)
+		end = min(ve, limit)
 	}
 	return start, end, nil
 }

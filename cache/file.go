@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,6 +141,11 @@ func (f *File) readMissing(ctx context.Context, p []byte, off int64) error {
 		}
 		if w != nil {
 			n, err = f.await(ctx, w, fl)
+			if w.first && n == 0 && err == nil && fl.force { // it has passed over what it was to fetch
+				if err = f.waitEnd(ctx, fl); err == nil {
+					err = cmp.Or(fl.err, fmt.Errorf("read %s: the source skipped the bytes at %d", f.name(), off))
+				}
+			}
 		} else if fl != nil {
 			err = f.waitEnd(ctx, fl)
 		}

@@ -19,20 +19,25 @@ const (
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	zeroPage   [pageSize]byte
-	zeroWord   = crc32.Checksum(zeroPage[:], castagnoli)
+	zeroCRC    = crc32.Checksum(zeroPage[:], castagnoli)
 )
 
-// word returns the table's word for a page: its CRC32C, except that 0 means absent and that zeroWord is given to a whole page of zeros
-// only. So zeroWord tells the content by itself, even of a hostile image that was made to have this CRC elsewhere.
-func word(p []byte) uint32 {
-	c := crc32.Checksum(p, castagnoli)
-	switch {
-	case c == 0:
-		return 1
-	case c == zeroWord && !bytes.Equal(p, zeroPage[:]):
-		return zeroWord ^ 1
-	}
-	return c
+// A salt makes words differ between entries and between pages: a block of a table that a file system has put in the wrong place
+// must not vouch for anything, least of all for zeros, which are everywhere.
+type salt uint32
+
+func saltOf(name string) salt { return salt(crc32.Checksum([]byte(name), castagnoli)) }
+
+// word returns the table's word for a page: its CRC32C, salted, or 1 where that is 0, which means absent.
+func (s salt) word(page int64, p []byte) uint32 {
+	return s.of(page, crc32.Checksum(p, castagnoli))
+}
+
+// zero is the word for a whole page of zeros. Pages of other content may have it too.
+func (s salt) zero(page int64) uint32 { return s.of(page, zeroCRC) }
+
+func (s salt) of(page int64, crc uint32) uint32 {
+	return max(1, crc^uint32(s)^uint32(page)*0x9E3779B1)
 }
 
 func isZero(p []byte) bool {

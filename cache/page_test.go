@@ -3,6 +3,7 @@ package cache
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"path/filepath"
 	"testing"
 )
 
@@ -45,20 +46,27 @@ func crcPreimage(t *testing.T, p []byte, want uint32) {
 	}
 }
 
-// A hostile image can hold pages with any CRC. None may look absent, and none but zeros may look like zeros.
+// A hostile image can hold pages with any CRC. None may look absent, and none but zeros may be served as zeros.
 func TestWordOfCraftedPages(t *testing.T) {
 	r := testRand(t)
 	data := imageBytes(r, 8*pageSize)
 	crcPreimage(t, data[pageSize:2*pageSize], 0)
-	crcPreimage(t, data[3*pageSize:4*pageSize], zeroWord)
+	crcPreimage(t, data[3*pageSize:4*pageSize], zeroCRC)
 	clear(data[5*pageSize : 6*pageSize])
-	for i, want := range map[int]uint32{1: 1, 3: zeroWord ^ 1, 5: zeroWord} {
-		if w := word(data[i*pageSize : (i+1)*pageSize]); w != want {
+	const salt = salt(0)
+	for i, want := range map[int]uint32{1: salt.of(1, 0), 3: salt.zero(3), 5: salt.zero(5)} {
+		if w := salt.word(int64(i), data[i*pageSize:(i+1)*pageSize]); w != want {
 			t.Errorf("page %d has the word %#x, want %#x", i, w, want)
 		}
 	}
+	crcPreimage(t, data[6*pageSize:7*pageSize], uint32(saltOf("x"))^uint32(6*0x9E3779B1&0xffffffff))
+	if w := saltOf("x").word(6, data[6*pageSize:7*pageSize]); w != 1 {
+		t.Errorf("a page that looks absent has the word %#x, want 1", w)
+	}
 	src := evenSpans(data, 3*pageSize)
 	f := openFile(t, openCache(t, t.TempDir()), "k", src)
+	id := saltOf(filepath.Base(f.dir))
+	crcPreimage(t, src.data[7*pageSize:8*pageSize], uint32(id)^uint32(7*0x9E3779B1&0xffffffff)) // looks absent in this entry
 	for range 2 {
 		checkRead(t, f, data, 0, len(data))
 	}

@@ -15,6 +15,7 @@ import (
 // A store is the pages of one entry: data, table and edges. It knows nothing of sources, spans or flights.
 type store struct {
 	dir    string
+	salt   salt
 	data   *os.File
 	edges  *os.File
 	table  table
@@ -24,7 +25,7 @@ type store struct {
 }
 
 func openStore(dir string, size int64) (*store, error) {
-	s := &store{dir: dir}
+	s := &store{dir: dir, salt: saltOf(filepath.Base(dir))}
 	s.size.Store(size)
 	var err error
 	open := func(name string) *os.File {
@@ -128,13 +129,9 @@ func (s *store) readPart(p []byte, off int64) (n, want int) {
 	if w == 0 {
 		return 0, want
 	}
-	if w == zeroWord {
-		clear(p[:want])
-		return want, want
-	}
 	buf := scratch.Get().(*[pageSize]byte)
 	defer scratch.Put(buf)
-	if !s.readData(buf[:length], page) || word(buf[:length]) != w {
+	if !s.readData(buf[:length], page) || s.salt.word(page/pageSize, buf[:length]) != w {
 		s.bad(page, w)
 		return 0, want
 	}
@@ -153,12 +150,12 @@ func (s *store) readPages(p []byte, off int64) (n, want int) {
 	w := words[:(want+pageSize-1)/pageSize]
 	s.table.load(off/pageSize, w)
 	for i := 0; i < len(w); {
-		j, zero := run(w[i:])
+		j, zero := s.run(w[i:], off/pageSize+int64(i))
 		if j += i; j == i {
 			return i * pageSize, want // absent
 		}
 		part := p[i*pageSize : min(j*pageSize, want)]
-		if zero {
+		if zero && s.isHole(off+int64(i)*pageSize, int64(len(part))) {
 			clear(part)
 		} else if good := s.readChecked(part, off+int64(i)*pageSize, w[i:j]); good < j-i {
 			return (i + good) * pageSize, want
@@ -168,18 +165,18 @@ func (s *store) readPages(p []byte, off int64) (n, want int) {
 	return want, want
 }
 
-// run returns the length of the first run of pages that are read in one way: zeros without touching the file, where that saves
-// something, or one pread. It is 0 if the first page is absent.
-func run(w []uint32) (n int, zero bool) {
+// run returns the length of the first run of pages that are read in one way: zeros, for which it is enough that the file has a hole, where that
+// saves something, or one pread. It is 0 if the first page is absent.
+func (s *store) run(w []uint32, first int64) (n int, zero bool) {
 	const worth = 16 // pages of zeros for which a pread is divided
-	for n < len(w) && w[n] == zeroWord {
+	for n < len(w) && w[n] == s.salt.zero(first+int64(n)) {
 		n++
 	}
 	if n == len(w) || n >= worth {
 		return n, n > 0
 	}
 	for zeros := 0; n < len(w) && w[n] != 0; n++ {
-		if w[n] != zeroWord {
+		if w[n] != s.salt.zero(first+int64(n)) {
 			zeros = 0
 		} else if zeros++; zeros == worth {
 			return n + 1 - worth, false
@@ -192,7 +189,7 @@ func run(w []uint32) (n int, zero bool) {
 func (s *store) readChecked(p []byte, off int64, words []uint32) int {
 	ok := s.readData(p, off)
 	for i, w := range words {
-		if !ok || word(p[i*pageSize:min((i+1)*pageSize, len(p))]) != w {
+		if !ok || s.salt.word(off/pageSize+int64(i), p[i*pageSize:min((i+1)*pageSize, len(p))]) != w {
 			s.bad(off+int64(i)*pageSize, w)
 			return i
 		}
@@ -238,7 +235,7 @@ func (s *store) put(off int64, p []byte) (kept int64, err error) {
 	page := func(i int) []byte { return p[i*pageSize : min((i+1)*pageSize, len(p))] }
 	const same, zero, full = 0, 1, 2
 	kind := func(i int) int {
-		words[i] = word(page(i))
+		words[i] = s.salt.word(off/pageSize+int64(i), page(i))
 		switch {
 		case words[i] == old[i]:
 			return same

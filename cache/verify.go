@@ -101,7 +101,7 @@ func (s *store) verify(ctx context.Context, progress func(done, total int64)) (b
 // verifyPages returns how many pages, from the first on, were found to match their words. ok is false if the page after these does not. Unlike
 // read, it makes sure that zeros are zeros in the file.
 func (s *store) verifyPages(p []byte, off int64, words []uint32) (good int, ok bool) {
-	for good < len(words) && words[good] == zeroWord {
+	for good < len(words) && words[good] == s.salt.zero(off/pageSize+int64(good)) {
 		good++
 	}
 	if good > 0 && s.isHole(off, int64(good)*pageSize) {

@@ -1,0 +1,211 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Each byte of a page, and each byte of its word, is vouched for: a flip costs a fetch and nothing else.
+func TestFlips(t *testing.T) {
+	r := testRand(t)
+	data := imageBytes(r, 8*span64+777)
+	src := evenSpans(data, span64)
+	f := openFile(t, openCache(t, t.TempDir()), "k", src)
+	checkRead(t, f, data, 0, len(data))
+	flip := func(file *os.File, at int64) {
+		var b [1]byte
+		if n, _ := file.ReadAt(b[:], at); n != 1 {
+			t.Fatalf("no byte at %d", at)
+		}
+		b[0] ^= 1 << r.IntN(8)
+		if _, err := file.WriteAt(b[:], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 300 {
+		off := r.Int64N(int64(len(data)))
+		_, before := src.most()
+		if r.IntN(2) == 0 {
+			flip(f.table.file, off/pageSize*4+r.Int64N(4))
+		} else {
+			flip(f.data, off)
+		}
+		checkRead(t, f, data, off, 1)
+		_, after := src.most()
+		if fetched := after - before; fetched != 1 {
+			t.Fatalf("flip at %d cost %d spans, want 1", off, fetched)
+		}
+		checkRead(t, f, data, 0, len(data))
+	}
+	if bad, err := f.Verify(context.Background(), nil); err != nil || bad != 0 {
+		t.Fatalf("%d bytes are still bad, %v", bad, err)
+	}
+}
+
+// The table's file is cut off under its mapping: SIGBUS for whoever looks. Reads go on without it.
+func TestTableCutOff(t *testing.T) {
+	data := image64(t, 4)
+	dir := t.TempDir()
+	f := openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	checkRead(t, f, data, 0, len(data))
+	if err := os.Truncate(filepath.Join(f.dir, "table"), 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		checkRead(t, f, data, 0, len(data))
+	}
+	if !f.table.broken.Load() {
+		t.Fatal("the fault did not happen")
+	}
+	if f.Complete() {
+		t.Error("complete without a table")
+	}
+	if n, present := f.Present(0); present || n != int64(len(data)) {
+		t.Error("present without a table")
+	}
+	f.entry.Close()
+	f = openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	checkRead(t, f, data, 0, len(data))
+	if !f.Complete() {
+		t.Error("not complete after it was opened again")
+	}
+}
+
+// The folder is removed under an open File.
+func TestFolderRemoved(t *testing.T) {
+	data := image64(t, 4)
+	dir := t.TempDir()
+	f := openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	checkRead(t, f, data, 0, 100)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	checkRead(t, f, data, 0, len(data))
+}
+
+// A disk that fills up costs nothing but the keeping, is told once, and what is kept stays right.
+func TestDiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting a small tmpfs takes root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatalf("mount tmpfs: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	var log bytes.Buffer
+	c, err := Open(Config{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	data := bytes.Repeat(imageBytes(testRand(t), span64), 40)
+	for i := range data { // no zeros: all of it takes space
+		data[i] |= 1
+	}
+	src := evenSpans(data, span64+100)
+	f := openFile(t, c, "k", src)
+	for range 2 {
+		for off := 0; off < len(data); off += 50_000 {
+			checkRead(t, f, data, int64(off), min(50_000, len(data)-off))
+		}
+	}
+	settle(t, f)
+	if f.LocalBytes() == 0 || f.LocalBytes() > 1<<20 {
+		t.Errorf("%d bytes are local", f.LocalBytes())
+	}
+	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("fill: %v, want ENOSPC", err)
+	}
+	if bad, err := f.Verify(context.Background(), nil); bad != 0 || err != nil {
+		t.Errorf("%d bytes are bad, %v", bad, err)
+	}
+	if n := strings.Count(log.String(), "cannot be kept"); n == 0 {
+		t.Error("nothing was logged")
+	}
+	// A second image finds the disk full when its table is to be mapped: that must not be a SIGBUS.
+	g := openFile(t, c, "k2", evenSpans(data, span64))
+	checkRead(t, g, data, 0, len(data))
+	log.Reset()
+
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*File{f, g} {
+		if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		checkRead(t, f, data, 0, len(data))
+		if !f.Complete() {
+			t.Error("not complete")
+		}
+	}
+	if n := strings.Count(log.String(), "kept again"); n != 1 {
+		t.Errorf("the end was logged %d times:\n%s", n, log.String())
+	}
+}
+
+func TestBacking(t *testing.T) {
+	r := testRand(t)
+	data := imageBytes(r, 5*span64+300)
+	clear(data[2*pageSize : 5*pageSize])
+	data[0] = 1
+	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, 50_000))
+	checkRead(t, f, data, 0, span64)
+	verify := func(want int64) {
+		t.Helper()
+		bad, err := f.Verify(context.Background(), nil)
+		if err != nil || bad != want {
+			t.Fatalf("verify: %d bad, %v; want %d", bad, err, want)
+		}
+	}
+	backing := func(want bool) *os.File {
+		t.Helper()
+		b, ok := f.Backing()
+		if ok != want {
+			t.Fatalf("backing: %v, want %v", ok, want)
+		}
+		return b
+	}
+	verify(0)
+	backing(false) // not complete
+	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	backing(false) // not verified
+	// Garbage where a page of zeros is no hole any more.
+	const at = 2 * pageSize
+	if _, err := f.data.WriteAt([]byte("garbage"), at); err != nil {
+		t.Fatal(err)
+	}
+	verify(pageSize)
+	backing(false)
+	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	verify(0)
+	b := backing(true)
+	all := make([]byte, len(data)+1)
+	if n, _ := b.ReadAt(all, 0); n != len(data) {
+		t.Fatalf("the plain file has %d bytes, want %d", n, len(data))
+	}
+	checkSame(t, all, data, 0)
+	if again := backing(true); again != b {
+		t.Error("opened twice")
+	}
+	// Damage that a read finds ends it.
+	if _, err := f.data.WriteAt([]byte{data[0] ^ 1}, 0); err != nil {
+		t.Fatal(err)
+	}
+	checkRead(t, f, data, 0, 10)
+	backing(false)
+}

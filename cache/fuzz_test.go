@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func FuzzMeta(f *testing.F) {
+	good, err := meta{Version: formatVersion, Key: "sha256:00", Name: "docker://x/y:1", Size: 12345, Created: time.Unix(1e9, 0).UTC()}.marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(bytes.Replace(good, []byte("12345"), []byte("12346"), 1))
+	f.Add([]byte(`{"version":1,"size":-2}`))
+	f.Add([]byte(`{"version":1,"size":99999999999999999999}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMeta(b)
+		if err != nil {
+			return
+		}
+		if m.Size < -1 || m.Size > maxSize || m.Version != formatVersion {
+			t.Fatalf("accepted %+v", m)
+		}
+		if _, err := m.marshal(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// No byte of meta.json can be changed, and no end be cut off, so that another size is believed.
+func TestMetaFlips(t *testing.T) {
+	m := meta{Version: formatVersion, Key: "k", Name: "n", Size: 12345, Created: time.Unix(1e9, 0).UTC()}
+	good, err := m.marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := parseMeta(good); err != nil || got.Size != m.Size || got.Key != "k" || got.Name != "n" || !got.Created.Equal(m.Created) {
+		t.Fatal(got, err)
+	}
+	for i := range good {
+		if got, err := parseMeta(good[:i]); err == nil {
+			t.Errorf("cut off at %d: %+v", i, got)
+		}
+		for bit := range 8 {
+			bad := bytes.Clone(good)
+			bad[i] ^= 1 << bit
+			if got, err := parseMeta(bad); err == nil && got.Size != m.Size {
+				t.Errorf("bit %d of byte %d flipped: %+v", bit, i, got)
+			}
+		}
+	}
+}
+
+// An entry whose files hold anything at all serves the source's bytes.
+func FuzzEntry(f *testing.F) {
+	var image []byte
+	for i := range 5*pageSize + 100 {
+		image = append(image, byte(i*i>>8))
+	}
+	clear(image[2*pageSize : 3*pageSize])
+	words := make([]byte, 24)
+	f.Add([]byte(nil), []byte(nil), []byte(nil), []byte(nil))
+	f.Add(image, words, make([]byte, 96), []byte("{}"))
+	f.Add(image[:100], bytes.Repeat([]byte{0x89, 0x41, 0xf9, 0x98}, 6), []byte("x"), []byte(nil))
+	f.Fuzz(func(t *testing.T, data, table, edges, metaJSON []byte) {
+		c, err := Open(Config{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		e, err := c.Entry("k", "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Close()
+		for name, b := range map[string][]byte{"data": data, "table": table, "edges": edges, "meta.json": metaJSON} {
+			if err := os.WriteFile(filepath.Join(e.dir, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.List(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Verify(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if e, err = c.Entry("k", "k"); err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		file, err := e.File(evenSpans(image, 5000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range [][2]int{{5000, 10}, {4990, 20}, {0, len(image)}} {
+			p := make([]byte, r[1])
+			if err := file.ReadAt(context.Background(), p, int64(r[0])); err != nil || !bytes.Equal(p, image[r[0]:r[0]+r[1]]) {
+				t.Fatalf("read %v: %v or wrong bytes", r, err)
+			}
+		}
+		settle(t, file)
+		if !file.Complete() {
+			t.Fatal("not complete after all was read")
+		}
+	})
+}
