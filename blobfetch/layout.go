@@ -70,32 +70,40 @@ func openArchive(path string) (*archive, error) {
 		return nil, err
 	}
 	defer f.Close()
-	a := &archive{path: path, info: info, members: map[string]span{}}
+	members, err := tarMembers(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	return &archive{path: path, info: info, members: members}, nil
+}
+
+// tarMembers walks the headers of a tar of size bytes.
+func tarMembers(f io.ReadSeeker, size int64) (map[string]span, error) {
+	members := map[string]span{}
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
 		if err == io.EOF {
-			return a, nil
+			return members, nil
 		}
 		if err != nil {
 			return nil, failf(ErrNotImage, "an oci-archive is a plain tar", "malformed tar: %w", err)
 		}
-		// archive/tar reads whole headers and nothing ahead, so the file stands at the member's first byte. A sparse member's bytes
-		// would not be where its size says.
-		sparse := h.Format == tar.FormatGNU && h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != ""
-		if h.Typeflag != tar.TypeReg || sparse {
+		// A sparse member's bytes would not be where its size says.
+		if h.Typeflag != tar.TypeReg || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
 			continue
 		}
+		// archive/tar reads whole headers and nothing ahead, so the file stands at the member's first byte.
 		at, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, localFault(err)
 		}
-		if at+h.Size > info.Size() {
-			return nil, failf(ErrVerify, "copy it again", "it is cut off: member %s ends at byte %d of %d", quoted(h.Name), at+h.Size, info.Size())
+		if h.Size < 0 || h.Size > size-at {
+			return nil, failf(ErrVerify, "copy it again", "it is cut off: member %s wants %d bytes at byte %d of %d", quoted(h.Name), h.Size, at, size)
 		}
-		if len(a.members) == maxMembers {
+		if len(members) == maxMembers {
 			return nil, failf(ErrNotImage, "", "it has more than %d members", maxMembers)
 		}
-		a.members[strings.TrimPrefix(cleanMember(h.Name), "/")] = span{at, h.Size}
+		members[strings.TrimPrefix(path.Clean("/"+h.Name), "/")] = span{at, h.Size}
 	}
 }
 
@@ -105,8 +113,6 @@ func holdsTar(r io.ReaderAt) bool {
 	_, err := r.ReadAt(magic[:], 257)
 	return err == nil && string(magic[:]) == "ustar"
 }
-
-func cleanMember(name string) string { return path.Clean("/" + name) }
 
 func (a *archive) file(name string) (*os.File, os.FileInfo, int64, int64, error) {
 	m, ok := a.members[name]
