@@ -19,8 +19,8 @@
 // # Memory
 //
 // Whatever a header claims, a Disk holds at most its root table (32 MiB: maxRoot; tens of KiB for usual images), pageBudget
-// (4 MiB) of lower tables and, if it has compressed clusters, unitBudget (16 MiB) of decoded ones; a
-// read in progress holds at most 4 MiB of compressed bytes per CPU besides.
+// (4 MiB) of lower tables and, if it has compressed clusters, unitBudget (16 MiB) of decoded ones. A read in progress
+// holds about 4 MiB of compressed bytes besides, for each of the few parts that it works on at once.
 //
 // # Dangers
 //

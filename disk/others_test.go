@@ -285,10 +285,10 @@ func TestOtherFormatsDamaged(t *testing.T) {
 			t.Parallel()
 			b := readImage(t, convert(t, disk, o.qemu, "-o", o.opts))
 			rnd := rand.New(rand.NewPCG(2, 2))
-			for range 40 {
+			for range 20 {
 				checkHonest(t, b[:rnd.IntN(len(b))], nil, false)
 			}
-			for range 600 {
+			for range 200 {
 				// Flips in the first bytes of the parts that have some: headers and tables.
 				at := rnd.IntN(min(len(b), 2048))
 				if rnd.IntN(2) == 0 {

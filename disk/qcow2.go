@@ -60,12 +60,11 @@ func (d *Disk) openQcow2(ctx context.Context, h []byte) error {
 		v2:          hd.version == 2,
 		clusterBits: uint(hd.clusterBits),
 		clusterSize: hd.clusterSize,
-		subBits:     uint(hd.clusterBits),
 		entrySize:   8,
 	}
 	if hd.incompatible&qcow2ExtendedL2 != 0 {
 		q.entrySize = 16
-		q.subBits -= 5 // 32 subclusters
+		q.subBits = q.clusterBits - 5 // 32 subclusters
 	}
 	q.l2Entries = q.clusterSize / q.entrySize
 	q.csizeShift = 62 - (q.clusterBits - 8)

@@ -317,7 +317,7 @@ func TestQcow2Truncated(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n := 0; n < len(b); n += 97 {
+		for n := 0; n < len(b); n += 197 {
 			checkHonest(t, b[:n], want, true)
 		}
 	}
@@ -337,9 +337,9 @@ func checkHonest(t *testing.T, image, want []byte, sound bool) {
 	if sound && d.Format() != "qcow2" {
 		t.Fatalf("a qcow2 image of %d bytes taken for %s", len(image), d.Format())
 	}
-	const step = 4 << 10
+	const step = 5 << 10
 	p := make([]byte, step)
-	for off := int64(0); off < min(d.Size(), 1<<20); off += step {
+	for off := int64(0); off < min(d.Size(), 200<<10); off += step {
 		part := p[:min(step, d.Size()-off)]
 		if err := d.ReadAt(context.Background(), part, off); err != nil {
 			if !errors.As(err, &fe) {
@@ -363,7 +363,7 @@ func TestQcow2BitFlips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := 0; i < min(len(b), 8<<10); i++ {
+		for i := 0; i < min(len(b), 8<<10); i += 1 + i/512 { // every byte of the header, fewer behind it
 			bit := byte(1) << (i % 8)
 			b[i] ^= bit
 			checkHonest(t, b, want, false)

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"encoding/binary"
+	"math/bits"
 )
 
 const (
@@ -12,8 +13,7 @@ const (
 )
 
 // qcow2 maps the active disk of a qcow2 image. A disk offset is, from its high bits to its low ones, an index into l1, an index into an L2
-// table, and an offset in the cluster. With extended L2 entries a cluster has 32 subclusters that are allocated one by one;
-// without, this code takes a cluster as having one subcluster.
+// table, and an offset in the cluster. With extended L2 entries a cluster has 32 subclusters that are allocated one by one.
 type qcow2 struct {
 	fileSize int64
 	pages    *pages
@@ -21,7 +21,7 @@ type qcow2 struct {
 
 	v2          bool
 	clusterBits uint
-	subBits     uint // log2 of the subcluster size
+	subBits     uint // log2 of the subcluster size, with extended L2 entries
 	csizeShift  uint // where a compressed cluster's length sits in its L2 entry
 	clusterSize int64
 	entrySize   int64 // of an L2 entry
@@ -47,7 +47,7 @@ func (q *qcow2) next(ctx context.Context, off, max int64) (run, error) {
 	if rest := (q.l2Entries - j) * q.entrySize; int64(len(b)) > rest {
 		b = b[:rest]
 	}
-	r, err := q.subcluster(b, off)
+	r, err := q.cluster(b, off)
 	for err == nil && r.n < max {
 		b = b[((off+r.n)>>q.clusterBits-cluster)*q.entrySize:]
 		cluster = (off + r.n) >> q.clusterBits
@@ -55,7 +55,7 @@ func (q *qcow2) next(ctx context.Context, off, max int64) (run, error) {
 			break
 		}
 		var more run
-		if more, err = q.subcluster(b, off+r.n); err != nil {
+		if more, err = q.cluster(b, off+r.n); err != nil {
 			err = nil // it is of no concern before off+r.n is asked for
 			break
 		}
@@ -83,27 +83,34 @@ func (q *qcow2) unallocated(off, max, i int64) run {
 	return run{kind: Hole, n: min(max, end-off)}
 }
 
-// subcluster gives the run from off to the end of its subcluster, or of its cluster if that is compressed. b begins with the
+// cluster gives the run from off to the end of its cluster, or of the subclusters that are like off's. b begins with the
 // cluster's L2 entry. The run may end past the end of the disk or of the file.
-func (q *qcow2) subcluster(b []byte, off int64) (run, error) {
+func (q *qcow2) cluster(b []byte, off int64) (run, error) {
 	entry := binary.BigEndian.Uint64(b)
 	inCluster := off & (q.clusterSize - 1)
 	if entry&qcow2Compressed != 0 {
 		return q.compressed(entry, off)
 	}
-	r := run{n: int64(1)<<q.subBits - off&(int64(1)<<q.subBits-1)}
+	r := run{n: q.clusterSize - inCluster}
 	host := int64(entry & qcow2OffsetMask)
 	if q.entrySize == 16 {
 		alloc, zero := binary.BigEndian.Uint32(b[12:]), binary.BigEndian.Uint32(b[8:])
-		bit := uint32(1) << (inCluster >> q.subBits)
-		switch {
-		case alloc&zero != 0, host == 0 && alloc != 0:
+		if alloc&zero != 0 || host == 0 && alloc != 0 {
 			return run{}, formatErrorf("qcow2", host, "the subcluster bitmap %#08x%08x of disk offset %d contradicts itself", zero, alloc, off-inCluster)
-		case zero&bit != 0:
-			r.kind = Zero
-			return r, nil
-		case alloc&bit == 0:
-			r.kind = Hole
+		}
+		// As many subclusters as are like the first one; above the 32 there are zeros, so that the complements end there too.
+		first := uint(inCluster >> q.subBits)
+		n := uint(0)
+		switch {
+		case zero>>first&1 != 0:
+			r.kind, n = Zero, uint(bits.TrailingZeros32(^(zero >> first)))
+		case alloc>>first&1 == 0:
+			r.kind, n = Hole, min(32-first, uint(bits.TrailingZeros32((alloc|zero)>>first)))
+		default:
+			n = uint(bits.TrailingZeros32(^(alloc >> first)))
+		}
+		r.n = int64(first+n)<<q.subBits - inCluster
+		if r.kind != Data {
 			return r, nil
 		}
 	} else {

@@ -260,7 +260,7 @@ func TestMapLargerThanItsCache(t *testing.T) {
 	for seed := range uint64(4) {
 		wg.Go(func() {
 			rnd, p := rand.New(rand.NewPCG(seed, 7)), make([]byte, 2)
-			for range 20_000 {
+			for range 5_000 {
 				cluster := rnd.Int64N(tables*perTable - 1)
 				if err := d.ReadAt(t.Context(), p, (cluster+1)*clusterSize-1); err != nil || p[0] != want[cluster] || p[1] != want[cluster+1] {
 					t.Errorf("cluster %d: %v %v, want %v", cluster, err, p, want[cluster:cluster+2])
@@ -276,10 +276,10 @@ func TestMapLargerThanItsCache(t *testing.T) {
 			kept += len(it.b)
 		}
 	}
-	if f.bytes.Load() < 4*pageBudget || kept > pageBudget || kept < pageBudget/2 {
+	if f.bytes.Load() < 3*pageBudget || kept > pageBudget || kept < pageBudget/2 {
 		t.Errorf("read %d bytes, kept %d", f.bytes.Load(), kept)
 	}
-	for e, err := range d.Extents(t.Context(), 0, d.Size()) {
+	for e, err := range d.Extents(t.Context(), 0, d.Size()/8) {
 		if err != nil {
 			t.Fatal(err)
 		}
