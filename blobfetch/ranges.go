@@ -21,8 +21,8 @@ const (
 	piecesAtOnce = 4
 )
 
-// remote reads a blob by HTTP ranges.
-type remote struct {
+// ranged reads a blob by HTTP ranges.
+type ranged struct {
 	c    *Client
 	open func(ctx context.Context) (origin, *url.URL, error) // where the blob's address is; may need a handshake
 	host string
@@ -41,15 +41,15 @@ type remote struct {
 // pin is what must stay the same on a server that knows no digest.
 type pin struct{ etag, modified, host string }
 
-func newRemote(c *Client, host string, size int64, n *counters) *remote {
-	r := &remote{c: c, host: host, size: size, n: n, gate: make(chan struct{}, 1)}
+func newRanged(c *Client, host string, size int64, n *counters) *ranged {
+	r := &ranged{c: c, host: host, size: size, n: n, gate: make(chan struct{}, 1)}
 	r.stream = newStream(r)
 	return r
 }
 
-func (r *remote) close() error { return r.stream.close() }
+func (r *ranged) close() error { return r.stream.close() }
 
-func (r *remote) readAt(ctx context.Context, p []byte, off int64) error {
+func (r *ranged) readAt(ctx context.Context, p []byte, off int64) error {
 	if len(p) < splitFrom || r.whole.Load() {
 		return r.fetch(ctx, p, off)
 	}
@@ -63,7 +63,7 @@ func (r *remote) readAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // fetch reads one range, from attempt to attempt going on at the byte reached.
-func (r *remote) fetch(ctx context.Context, p []byte, off int64) error {
+func (r *ranged) fetch(ctx context.Context, p []byte, off int64) error {
 	patience := r.c.newPatience(r.host)
 	for {
 		passed := r.stream.pos.Load()
@@ -88,7 +88,7 @@ func (r *remote) fetch(ctx context.Context, p []byte, off int64) error {
 }
 
 // attempt makes one request and returns how many bytes from the start of p it filled.
-func (r *remote) attempt(ctx context.Context, p []byte, off int64) (int, error) {
+func (r *ranged) attempt(ctx context.Context, p []byte, off int64) (int, error) {
 	whole := r.whole.Load()
 	if r.stream.has(off, len(p)) || whole && !r.stream.far(off, len(p)) {
 		return r.stream.read(ctx, p, off)
@@ -126,7 +126,7 @@ func (r *remote) attempt(ctx context.Context, p []byte, off int64) (int, error) 
 }
 
 // request asks where the last redirect led, while that works, and else at the blob's own address.
-func (r *remote) request(ctx context.Context, header http.Header) (*http.Response, error) {
+func (r *ranged) request(ctx context.Context, header http.Header) (*http.Response, error) {
 	o, start, err := r.open(ctx)
 	if err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func rangeHeader(start, end int64) http.Header {
 }
 
 // checkPart checks a 206 against what was asked, and returns how many bytes it brings, at most want.
-func (r *remote) checkPart(resp *http.Response, off int64, want int) (int, error) {
+func (r *ranged) checkPart(resp *http.Response, off int64, want int) (int, error) {
 	value := resp.Header.Get("Content-Range")
 	start, end, total, ok := parseContentRange(value)
 	if !ok {
@@ -200,7 +200,7 @@ func (r *remote) checkPart(resp *http.Response, off int64, want int) (int, error
 	return int(end - start), r.checkPin(resp)
 }
 
-func (r *remote) checkWhole(resp *http.Response) error {
+func (r *ranged) checkWhole(resp *http.Response) error {
 	if resp.ContentLength >= 0 && resp.ContentLength != r.size {
 		if page := webPage(resp); page != nil {
 			return page
@@ -214,7 +214,7 @@ func (r *remote) checkWhole(resp *http.Response) error {
 }
 
 // checkPin compares what names a version of a file on a web server. Mirrors make up their ETags, each its own.
-func (r *remote) checkPin(resp *http.Response) error {
+func (r *ranged) checkPin(resp *http.Response) error {
 	etag, modified := strongETag(resp), resp.Header.Get("Last-Modified")
 	sameHost := resp.Request != nil && resp.Request.URL.Host == r.pin.host
 	if sameHost && r.pin.etag != "" && etag != "" && etag != r.pin.etag {
@@ -233,14 +233,14 @@ func strongETag(resp *http.Response) string {
 	return ""
 }
 
-func (r *remote) changeRemedy() string {
+func (r *ranged) changeRemedy() string {
 	if r.pin != (pin{}) {
 		return "resolve it anew"
 	}
 	return ""
 }
 
-func (r *remote) refused(resp *http.Response) error {
+func (r *ranged) refused(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusNotFound, http.StatusGone:
 		discard(resp)

@@ -142,7 +142,7 @@ func (c *Client) kept(err error) {
 func (c *Client) openRegistry(d Disk) *Blob {
 	repo := d.place.ref.Repo
 	n := &counters{}
-	r := newRemote(c, repo.RegistryStr(), d.Size, n)
+	r := newRanged(c, repo.RegistryStr(), d.Size, n)
 	r.open = func(ctx context.Context) (origin, *url.URL, error) {
 		s, err := c.session(ctx, repo)
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 // stream reads a blob from a server that answers ranges with everything: one long body, read on as far as somebody wants.
 // What passes is kept in an unlinked temporary file, so that a second reader, or one that looks back, costs no second download.
 type stream struct {
-	r    *remote
+	r    *ranged
 	lock chan struct{} // holds one token; guards body, and writes of pos and kept
 
 	body *watchedBody
@@ -31,7 +31,7 @@ const (
 	skipStep  = 1 << 20 // others get their turn between two steps
 )
 
-func newStream(r *remote) *stream {
+func newStream(r *ranged) *stream {
 	s := &stream{r: r, lock: make(chan struct{}, 1)}
 	s.near.Store(firstNear)
 	return s

@@ -64,7 +64,7 @@ func TestServerWithoutRangesAndNowhereToKeep(t *testing.T) {
 		}
 		wantBytes(t, got, data[off:off+100_000])
 	}
-	if b.src.(*remote).stream.spool.Load() != nil {
+	if b.src.(*ranged).stream.spool.Load() != nil {
 		t.Fatal("there was somewhere to keep")
 	}
 }

@@ -147,7 +147,7 @@ func (c *Client) probeOnce(ctx context.Context, ref Reference) (a answer, err er
 func (c *Client) openWeb(d Disk) *Blob {
 	n := &counters{}
 	w := c.website(d.place.ref)
-	r := newRemote(c, w.url.Host, d.Size, n)
+	r := newRanged(c, w.url.Host, d.Size, n)
 	r.pin = d.place.pin
 	r.open = func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }
 	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
