@@ -31,7 +31,7 @@ func TestFlips(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 300 {
+	for range 100 {
 		off := r.Int64N(int64(len(data)))
 		_, before := src.most()
 		if r.IntN(2) == 0 {

@@ -18,9 +18,6 @@ type keeper struct {
 }
 
 func (k *keeper) keep(off int64, p []byte) error {
-	if err := k.fl.ctx.Err(); err != nil {
-		return err
-	}
 	if off < 0 || off < k.pos || off > maxSize || int64(len(p)) > k.f.limit()-off {
 		return fmt.Errorf("the source handed over %d bytes at %d, want them after %d and before %d", len(p), off, k.pos, k.f.limit())
 	}
@@ -43,7 +40,7 @@ func (k *keeper) keep(off int64, p []byte) error {
 	if err != nil && k.fl.fill && k.f.unwatched(k.fl) {
 		return err
 	}
-	return nil
+	return k.fl.ctx.Err() // after what was decoded is kept
 }
 
 func (k *keeper) note(kept int64, err error) {

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,10 +165,8 @@ func (m *model) read(r *rand.Rand, f *File) error {
 		}
 		return fmt.Errorf("read %d at %d: %w", n, off, err)
 	}
-	for i := range p {
-		if p[i] != m.data[off+int64(i)] {
-			return fmt.Errorf("read %d at %d: byte %d is wrong", n, off, off+int64(i))
-		}
+	if !bytes.Equal(p, m.data[off:off+int64(n)]) {
+		return fmt.Errorf("read %d at %d: wrong bytes", n, off)
 	}
 	return nil
 }
