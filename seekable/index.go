@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"slices"
@@ -37,6 +38,7 @@ type index struct {
 	size    int64 // decoded
 	spans   []span
 	content Blob
+	id      string // SHA-256 of the span table, in hex
 }
 
 const (
@@ -169,7 +171,7 @@ func readIndex(ctx context.Context, content Blob, digest string, blobSize int64)
 	if sum := sha256.Sum256(table); !bytes.Equal(sum[:], head[56:88]) {
 		return nil, &ChecksumError{Format: "index", Kind: "SHA-256", Off: indexHead, Got: fmt.Sprintf("%x", sum), Want: fmt.Sprintf("%x", head[56:88])}
 	}
-	x := &index{format: format, size: int64(decoded), content: content, spans: make([]span, n)}
+	x := &index{format: format, size: int64(decoded), content: content, spans: make([]span, n), id: hex.EncodeToString(head[56:88])}
 	at := int64(0)
 	for i := range x.spans {
 		sp, err := parseRecord(table[i*recordSize:], blobSize, int64(statesLen))

@@ -3,6 +3,7 @@ package seekable
 import (
 	"context"
 	"fmt"
+	"os"
 )
 
 // Indexed opens blob, which has the given digest, with an index of it: no byte of the blob is read. The index is validated and then
@@ -37,5 +38,11 @@ func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Op
 		})
 		i += n
 	}
-	return &Layer{Format: s.format, Stream: s}, nil
+	return &Layer{Format: s.format, Stream: s, Index: x.id}, nil
+}
+
+// Learned reports whether a stream with this Options.Index has learned anything about itself in an earlier run.
+func Learned(index string) bool {
+	st, err := os.Stat(index + ".journal")
+	return err == nil && st.Size() > journalHead
 }

@@ -39,6 +39,7 @@ type journal struct {
 
 const (
 	journalMagic = "mfsjrnl1"
+	journalHead  = 16
 	maxHead      = 1 << 20
 	kindSpan     = 1
 	kindSettled  = 2

@@ -9,6 +9,7 @@ import (
 type Layer struct {
 	Format string // "zstd", "xz", "gzip", "bzip2", "lz4", "tar", "zip"
 	Member string // of a tar or zip: the file in it
+	Index  string // what names the index that the stream was opened with (Indexed); empty: none
 
 	// One of the two is set.
 	Stream *Stream // a compressed stream

@@ -61,6 +61,18 @@ func (s *Stream) Span(off int64) (start, end int64) {
 	return s.lay.span(off)
 }
 
+// Settled reports whether every span can be decoded alone: nothing has to be walked (any more).
+func (s *Stream) Settled() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for i := range s.lay.segs {
+		if seg := &s.lay.segs[i]; seg.large && (seg.outLen < 0 || seg.front.out < seg.end()) {
+			return false
+		}
+	}
+	return true
+}
+
 // Run returns where decoding has to begin to reach off (the span's start, if the span decodes alone), and how far it can go on from there in one
 // go: math.MaxInt64 while the size is not known.
 func (s *Stream) Run(off int64) (start, end int64) {

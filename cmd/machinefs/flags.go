@@ -30,6 +30,9 @@ type flags struct {
 	stall     time.Duration
 	image     string // --default-image
 
+	indexFrom  []string
+	indexTrust trust
+
 	quiet    bool
 	logLevel string
 }
@@ -51,6 +54,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.stall, "stall-timeout", 10*time.Minute, "how long a fault that may pass is retried before a read fails")
 	f.span = seekable.MaxSpan
 	fs.Var(&f.span, "span", "size of the pieces that a stream without entry points is cut into, at most 16MiB")
+	fs.StringArrayVar(&f.indexFrom, "index-from", nil, "where indexes of streams may be: a file, a folder or a repository; may be given several times")
+	f.indexTrust = trustRepository
+	fs.Var(&f.indexTrust, "index-trust", "which indexes are believed: pinned, repository or none")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }

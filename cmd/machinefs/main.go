@@ -57,7 +57,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("machinefs {{.Version}}\n")
 	f.register(root.PersistentFlags())
 	root.AddCommand(
-		newMount(f), newMaterialize(f), newInspect(f), newCache(f), newStatus(f), newUnmount(),
+		newMount(f), newMaterialize(f), newInspect(f), newIndex(f), newCache(f), newStatus(f), newUnmount(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintf(cmd.OutOrStdout(), "machinefs %s\n", version) },

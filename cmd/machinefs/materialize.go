@@ -99,6 +99,7 @@ type copier struct {
 	noCache bool
 	out     *output
 	check   *blobfetch.Verifier // nil: the blob has no digest
+	records *cache.Entry        // of the blob
 	direct  atomic.Bool         // spans go to the output as they are decoded
 	done    ranges              // of the disk, in the output
 	filled  atomic.Int64        // bytes of an image file that is not the disk itself
@@ -133,7 +134,7 @@ func (c *copier) verify(b *blobfetch.Blob, records *cache.Entry) blob {
 			c.host.log.Debug("hash from the start", "err", err)
 		}
 	}
-	c.check = v
+	c.check, c.records = v, records
 	return &hashed{Verifier: v, path: records.RecordPath(hashRecord)}
 }
 
@@ -308,6 +309,9 @@ func (c *copier) proof(ctx context.Context) (string, error) {
 		return fmt.Sprintf("verified by the format's checks (%s were here already and were not fetched again to verify %s)", human(missing.Missing), c.blob.Digest()), nil
 	}
 	if err != nil {
+		if c.index != "" && errors.Is(err, blobfetch.ErrVerify) {
+			c.records.SetRecord(badRecord+c.index, []byte(err.Error()))
+		}
 		return "", err
 	}
 	return "verified " + c.blob.Digest(), nil

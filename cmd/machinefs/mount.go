@@ -149,6 +149,11 @@ func (im *shown) Size() int64 { return im.disk.Size() }
 
 // ReadAt reads the disk.
 func (im *shown) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if im.guard != nil {
+		if err := im.guard.err(); err != nil {
+			return err
+		}
+	}
 	return im.disk.ReadAt(ctx, p, off)
 }
 

@@ -49,14 +49,18 @@ func (h *host) Close() {
 
 // A stack is one disk with all that it is read through: disk on cache on seekable (as often as there are layers) on blobfetch.
 type stack struct {
-	image  *blobfetch.Image
-	source blobfetch.Disk
-	blob   *blobfetch.Blob
-	layers []layer
-	spans  seekable.Source // what the cache is filled from
-	file   *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
-	disk   *disk.Disk
-	inner  string // of a glance that did not reach the disk: what is known to come next
+	image     *blobfetch.Image
+	source    blobfetch.Disk
+	blob      *blobfetch.Blob
+	layers    []layer
+	spans     seekable.Source // what the cache is filled from
+	file      *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
+	disk      *disk.Disk
+	outer     *seekable.Stream // the outermost layer, if it is a stream: what an index is of
+	outerFile *cache.File      // what that decodes to
+	index     string           // names the index that somebody else made and the blob is read with; empty: none
+	guard     *guard           // nil, unless the blob is read with somebody else's index
+	inner     string           // of a glance that did not reach the disk: what is known to come next
 
 	closers []io.Closer
 }
@@ -81,6 +85,8 @@ type hooks struct {
 
 	// glance opens for a look only: of streams that are not kept yet, no more than the first bytes are decoded.
 	glance bool
+
+	walk bool // no index is looked for
 }
 
 // open resolves ref and builds its stack.
@@ -137,7 +143,7 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 		if s.file == nil { // else what is read passes through a layer, and is no metadata
 			noted.Resume()
 		}
-		l, err := seekable.Peel(ctx, b, opt)
+		l, err := s.peel(ctx, h, b, records, opt, hook)
 		if err := noted.Seal(); err != nil {
 			h.log.Warn("opening again will ask the source", "err", err)
 		}
@@ -155,12 +161,21 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 			return &seekable.FormatError{Format: l.Format, Msg: fmt.Sprintf("the image is wrapped in more than %d layers", maxLayers)}
 		}
 		key += "/" + l.Format
+		if l.Index != "" {
+			key += "+" + l.Index // until the blob is verified whole, its bytes are as good as this index
+		}
 		if l.Stream != nil {
+			if len(s.layers) == 0 {
+				s.outer = l.Stream
+			}
 			s.closers = append(s.closers, l.Stream)
 			if b, err = s.keep(ctx, h, key, l.Stream, hook); err != nil {
 				return err
 			}
 			l.Stream.SetHistory(s.file.ReadAt)
+			if s.outer == l.Stream {
+				s.outerFile = s.file
+			}
 			s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
 		} else {
 			key += ":" + l.Member
@@ -180,6 +195,36 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 		return err
 	}
 	return nil
+}
+
+// peel takes the outermost layer off b. The blob itself may have an index somewhere.
+func (s *stack) peel(ctx context.Context, h *host, b blob, records *cache.Entry, opt seekable.Options, hook hooks) (*seekable.Layer, error) {
+	if len(s.layers) > 0 || hook.walk {
+		return seekable.Peel(ctx, b, opt)
+	}
+	under := b
+	var g *guard
+	if hook.blob == nil && s.source.Digest != "" { // else the hook watches
+		var err error
+		if g, err = newGuard(s.blob, h.cache.Dir(), s.image.Reference, records, h.log); err != nil {
+			return nil, err
+		}
+		under = g
+	}
+	l := h.findIndex(ctx, s, under, records, opt)
+	if l == nil {
+		if g != nil {
+			g.Close()
+		}
+		return seekable.Peel(ctx, b, opt)
+	}
+	if g != nil {
+		g.index.Store(&l.Index)
+		s.guard = g
+		s.closers = append(s.closers, g)
+	}
+	s.index = l.Index
+	return l, nil
 }
 
 func (s *stack) entry(h *host, key string) (*cache.Entry, error) {

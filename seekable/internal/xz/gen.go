@@ -17,12 +17,12 @@ var b bytes.Buffer
 func p(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 
 // norm brings the range back above 2^24: at most one byte of input.
-func norm() { p("if rng < 1<<24 {\nrng, code = rng<<8, code<<8|uint32(d.in[ip])\nip++\n}") }
+func norm() { p("if rng < 1<<24 {\nrng, code = rng<<8, code<<8|uint64(d.in[ip])\nip++\n}") }
 
 // bound splits the range by the probability at the address a.
 func bound(a string) {
 	norm()
-	p("prob = uint32(%s)", a)
+	p("prob = uint64(%s)", a)
 	p("bound = rng >> 11 * prob")
 }
 
@@ -42,20 +42,14 @@ func end() { p("}") }
 
 // step decodes one bit and appends it to m.
 func step(a, m string) {
-	switch os.Getenv("MODE") {
-	case "mask":
+	if os.Getenv("MODE") != "x" {
 		bound(a)
-		p("mask = uint32((int64(code) - int64(bound)) >> 63)")
-		p("%s = uint16(prob - uint32(int32(prob+(mask&(1<<32-2017)))>>5))", a)
+		p("code -= bound")
+		p("mask = uint64(int64(code) >> 63)")
+		p("%s = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))", a)
+		p("code += bound & mask")
 		p("rng -= bound\nrng += (bound-rng)&mask")
-		p("code -= bound\ncode += bound&mask")
 		p("%s += %s + 1 + mask", m, m)
-		return
-	case "cmov":
-		bound(a)
-		p("next = rng-bound\nif code < bound {\nnext = bound\n}\nrng=next")
-		p("mask = 0\nif code < bound {\nmask = 2017\n}\n%s = uint16(prob - uint32(int32(prob-mask)>>5))", a)
-		p("%s <<= 1\nnext=code-bound\nif code < bound {\nnext=code\n}\nif code >= bound{\n%s++\n}\ncode=next", m, m)
 		return
 	}
 	ifZero(a)
@@ -91,14 +85,14 @@ func length(model string, label string) {
 }
 
 func literal() {
-	p("lit := &d.model.literal[((uint32(dpos)+d.pos)&d.lpMask<<(d.lc&7)+prev>>(d.prevShift&15))&15]")
+	p("lit := &d.model.literal[((uint32(dpos)+d.pos)&d.lpMask<<(d.lc&7)+uint32(prev)>>(d.prevShift&15))&15]")
 	p("if state < 7 {")
 	tree("lit", 8)
 	p("state = max(state, 3) - 3")
 	p("} else {")
-	p("var match uint32")
-	p("if int(rep0) < dpos {\nmatch = uint32(dst[dpos-1-int(rep0)])\n} else if b, ok := d.historyByte(int(rep0) - dpos); ok {\nmatch = uint32(b)\n} else {\nfault = faultDistance\nbreak\n}")
-	p("m = 1\noffset, bit, i := uint32(0x100), uint32(0), uint32(0)")
+	p("var match uint64")
+	p("if int(rep0) < dpos {\nmatch = uint64(dst[dpos-1-int(rep0)])\n} else if b, ok := d.historyByte(int(rep0) - dpos); ok {\nmatch = uint64(b)\n} else {\nfault = faultDistance\nbreak\n}")
+	p("m = 1\noffset, bit, i := uint64(0x100), uint64(0), uint64(0)")
 	for range 8 {
 		p("match <<= 1\nbit = match & offset")
 		p("i = (offset + bit + m) & 0x3ff")
@@ -119,7 +113,7 @@ func literal() {
 func distance() {
 	p("slots := &d.model.slot[min(n-2, 3)&3]")
 	tree("slots", 6)
-	p("rep0 = m - 64")
+	p("rep0 = uint32(m) - 64")
 	p("if rep0 >= 4 {")
 	p("slot := rep0")
 	p("k := slot>>1 - 1")
@@ -128,7 +122,7 @@ func distance() {
 	p("rep0 <<= k")
 	p("base := rep0 - slot - 1")
 	p("m = 1\nadd := uint32(1)")
-	p("for ; k > 0; k-- {\na := &d.model.special[(base+m)&127]")
+	p("for ; k > 0; k-- {\na := &d.model.special[(base+uint32(m))&127]")
 	ifZero("*a")
 	p("m <<= 1")
 	elseOne("*a")
@@ -138,7 +132,7 @@ func distance() {
 	p("} else {")
 	p("for k -= 4; k > 0; k-- {")
 	norm()
-	p("rng >>= 1\ncode -= rng\nmask := uint32(int32(code) >> 31)\ncode += rng & mask\nrep0 = rep0<<1 + mask + 1\n}")
+	p("rng >>= 1\ncode -= rng\nmask = uint64(int64(code) >> 63)\ncode += rng & mask\nrep0 = rep0<<1 + uint32(mask) + 1\n}")
 	p("rep0 <<= 4")
 	p("align := &d.model.align\nm = 1")
 	for i := range 4 {
@@ -161,10 +155,10 @@ func main() {
 	p("// symbols decodes LZMA symbols into dst from dpos on until dst is full, and returns how far it came. A match that is longer than")
 	p("// the room left is cut, the rest is left in d.pending.")
 	p("func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {")
-	p("rng, code, ip, state := d.rng, d.code, d.ip, d.state")
+	p("rng, code, ip, state := uint64(d.rng), uint64(d.code), d.ip, d.state")
 	p("rep0, rep1, rep2, rep3 := d.rep[0], d.rep[1], d.rep[2], d.rep[3]")
-	p("prev := d.previousByte(dst, dpos)")
-	p("var prob, bound, m, mask, next uint32\n_,_=mask,next\nvar n int\nvar fault fault")
+	p("prev := uint64(d.previousByte(dst, dpos))")
+	p("var prob, bound, m, mask uint64\nvar n int\nvar fault fault")
 	p("for dpos < len(dst) {")
 	p("if ip > d.avail {\nfault = faultInput\nbreak\n}")
 	p("ps := (uint32(dpos) + d.pos) & d.pbMask")
@@ -186,7 +180,7 @@ func main() {
 	ifZero("*long")
 	p("if state < 7 {\nstate = 9\n} else {\nstate = 11\n}")
 	p("if int(rep0) < dpos {\ndst[dpos] = dst[dpos-1-int(rep0)]\n} else if b, ok := d.historyByte(int(rep0) - dpos); ok {\ndst[dpos] = b\n} else {\nfault = faultDistance\nbreak\n}")
-	p("prev = uint32(dst[dpos])\ndpos++\ncontinue")
+	p("prev = uint64(dst[dpos])\ndpos++\ncontinue")
 	elseOne("*long")
 	p("}")
 	elseOne("*isRep0")
@@ -205,9 +199,9 @@ func main() {
 	p("}")
 	p("if dpos, n = d.copyMatch(dst, dpos, int(rep0)+1, n); n != 0 {")
 	p("if n < 0 {\nfault = faultDistance\nbreak\n}\nd.pending = n\nbreak\n}")
-	p("prev = uint32(dst[dpos-1])")
+	p("prev = uint64(dst[dpos-1])")
 	p("}")
-	p("d.rng, d.code, d.ip, d.state = rng, code, ip, state")
+	p("d.rng, d.code, d.ip, d.state = uint32(rng), uint32(code), ip, state")
 	p("d.rep = [4]uint32{rep0, rep1, rep2, rep3}")
 	p("return dpos, fault\n}")
 	src, err := format.Source(b.Bytes())

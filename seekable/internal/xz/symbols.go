@@ -5,11 +5,10 @@ package xz
 // symbols decodes LZMA symbols into dst from dpos on until dst is full, and returns how far it came. A match that is longer than
 // the room left is cut, the rest is left in d.pending.
 func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
-	rng, code, ip, state := d.rng, d.code, d.ip, d.state
+	rng, code, ip, state := uint64(d.rng), uint64(d.code), d.ip, d.state
 	rep0, rep1, rep2, rep3 := d.rep[0], d.rep[1], d.rep[2], d.rep[3]
-	prev := d.previousByte(dst, dpos)
-	var prob, bound, m, mask, next uint32
-	_, _ = mask, next
+	prev := uint64(d.previousByte(dst, dpos))
+	var prob, bound, m, mask uint64
 	var n int
 	var fault fault
 	for dpos < len(dst) {
@@ -20,21 +19,21 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 		ps := (uint32(dpos) + d.pos) & d.pbMask
 		match := &d.model.isMatch[(state<<4|ps)&255]
 		if rng < 1<<24 {
-			rng, code = rng<<8, code<<8|uint32(d.in[ip])
+			rng, code = rng<<8, code<<8|uint64(d.in[ip])
 			ip++
 		}
-		prob = uint32(*match)
+		prob = uint64(*match)
 		bound = rng >> 11 * prob
 		if code < bound {
 			rng, *match = bound, uint16(prob+(2048-prob)>>5)
-			lit := &d.model.literal[((uint32(dpos)+d.pos)&d.lpMask<<(d.lc&7)+prev>>(d.prevShift&15))&15]
+			lit := &d.model.literal[((uint32(dpos)+d.pos)&d.lpMask<<(d.lc&7)+uint32(prev)>>(d.prevShift&15))&15]
 			if state < 7 {
 				m = 1
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -44,10 +43,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -57,10 +56,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -70,10 +69,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -83,10 +82,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -96,10 +95,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -109,10 +108,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -122,10 +121,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[m])
+				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -136,25 +135,25 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				state = max(state, 3) - 3
 			} else {
-				var match uint32
+				var match uint64
 				if int(rep0) < dpos {
-					match = uint32(dst[dpos-1-int(rep0)])
+					match = uint64(dst[dpos-1-int(rep0)])
 				} else if b, ok := d.historyByte(int(rep0) - dpos); ok {
-					match = uint32(b)
+					match = uint64(b)
 				} else {
 					fault = faultDistance
 					break
 				}
 				m = 1
-				offset, bit, i := uint32(0x100), uint32(0), uint32(0)
+				offset, bit, i := uint64(0x100), uint64(0), uint64(0)
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -169,10 +168,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -187,10 +186,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -205,10 +204,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -223,10 +222,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -241,10 +240,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -259,10 +258,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -277,10 +276,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(lit[i])
+				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
@@ -306,29 +305,29 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 		}
 		isRep := &d.model.isRep[state&15]
 		if rng < 1<<24 {
-			rng, code = rng<<8, code<<8|uint32(d.in[ip])
+			rng, code = rng<<8, code<<8|uint64(d.in[ip])
 			ip++
 		}
-		prob = uint32(*isRep)
+		prob = uint64(*isRep)
 		bound = rng >> 11 * prob
 		if code < bound {
 			rng, *isRep = bound, uint16(prob+(2048-prob)>>5)
 			rep1, rep2, rep3 = rep0, rep1, rep2
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(d.model.matchLen.choice)
+			prob = uint64(d.model.matchLen.choice)
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, d.model.matchLen.choice = bound, uint16(prob+(2048-prob)>>5)
 				low := &d.model.matchLen.low[ps&15]
 				m = 1
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -338,10 +337,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -351,10 +350,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -367,20 +366,20 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			} else {
 				rng, code, d.model.matchLen.choice = rng-bound, code-bound, uint16(prob-prob>>5)
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(d.model.matchLen.choice2)
+				prob = uint64(d.model.matchLen.choice2)
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, d.model.matchLen.choice2 = bound, uint16(prob+(2048-prob)>>5)
 					mid := &d.model.matchLen.mid[ps&15]
 					m = 1
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -390,10 +389,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -403,10 +402,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -421,10 +420,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					high := &d.model.matchLen.high
 					m = 1
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -434,10 +433,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -447,10 +446,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -460,10 +459,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -473,10 +472,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -486,10 +485,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -499,10 +498,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -512,10 +511,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -530,10 +529,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			slots := &d.model.slot[min(n-2, 3)&3]
 			m = 1
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -543,10 +542,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				m = m<<1 | 1
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -556,10 +555,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				m = m<<1 | 1
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -569,10 +568,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				m = m<<1 | 1
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -582,10 +581,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				m = m<<1 | 1
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -595,10 +594,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				m = m<<1 | 1
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(slots[m])
+			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -607,7 +606,7 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
 				m = m<<1 | 1
 			}
-			rep0 = m - 64
+			rep0 = uint32(m) - 64
 			if rep0 >= 4 {
 				slot := rep0
 				k := slot>>1 - 1
@@ -618,12 +617,12 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = 1
 					add := uint32(1)
 					for ; k > 0; k-- {
-						a := &d.model.special[(base+m)&127]
+						a := &d.model.special[(base+uint32(m))&127]
 						if rng < 1<<24 {
-							rng, code = rng<<8, code<<8|uint32(d.in[ip])
+							rng, code = rng<<8, code<<8|uint64(d.in[ip])
 							ip++
 						}
-						prob = uint32(*a)
+						prob = uint64(*a)
 						bound = rng >> 11 * prob
 						if code < bound {
 							rng, *a = bound, uint16(prob+(2048-prob)>>5)
@@ -638,23 +637,23 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				} else {
 					for k -= 4; k > 0; k-- {
 						if rng < 1<<24 {
-							rng, code = rng<<8, code<<8|uint32(d.in[ip])
+							rng, code = rng<<8, code<<8|uint64(d.in[ip])
 							ip++
 						}
 						rng >>= 1
 						code -= rng
-						mask := uint32(int32(code) >> 31)
+						mask = uint64(int64(code) >> 63)
 						code += rng & mask
-						rep0 = rep0<<1 + mask + 1
+						rep0 = rep0<<1 + uint32(mask) + 1
 					}
 					rep0 <<= 4
 					align := &d.model.align
 					m = 1
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(align[m])
+					prob = uint64(align[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, align[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -665,10 +664,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						rep0 += 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(align[m])
+					prob = uint64(align[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, align[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -679,10 +678,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						rep0 += 2
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(align[m])
+					prob = uint64(align[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, align[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -693,10 +692,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						rep0 += 4
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(align[m])
+					prob = uint64(align[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, align[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -721,19 +720,19 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			rng, code, *isRep = rng-bound, code-bound, uint16(prob-prob>>5)
 			isRep0 := &d.model.isRep0[state&15]
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(*isRep0)
+			prob = uint64(*isRep0)
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, *isRep0 = bound, uint16(prob+(2048-prob)>>5)
 				long := &d.model.isRep0Long[(state<<4|ps)&255]
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(*long)
+				prob = uint64(*long)
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, *long = bound, uint16(prob+(2048-prob)>>5)
@@ -750,7 +749,7 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						fault = faultDistance
 						break
 					}
-					prev = uint32(dst[dpos])
+					prev = uint64(dst[dpos])
 					dpos++
 					continue
 				} else {
@@ -760,10 +759,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				rng, code, *isRep0 = rng-bound, code-bound, uint16(prob-prob>>5)
 				isRep1 := &d.model.isRep1[state&15]
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(*isRep1)
+				prob = uint64(*isRep1)
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, *isRep1 = bound, uint16(prob+(2048-prob)>>5)
@@ -772,10 +771,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					rng, code, *isRep1 = rng-bound, code-bound, uint16(prob-prob>>5)
 					isRep2 := &d.model.isRep2[state&15]
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(*isRep2)
+					prob = uint64(*isRep2)
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, *isRep2 = bound, uint16(prob+(2048-prob)>>5)
@@ -787,20 +786,20 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 			}
 			if rng < 1<<24 {
-				rng, code = rng<<8, code<<8|uint32(d.in[ip])
+				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
-			prob = uint32(d.model.repLen.choice)
+			prob = uint64(d.model.repLen.choice)
 			bound = rng >> 11 * prob
 			if code < bound {
 				rng, d.model.repLen.choice = bound, uint16(prob+(2048-prob)>>5)
 				low := &d.model.repLen.low[ps&15]
 				m = 1
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -810,10 +809,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -823,10 +822,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					m = m<<1 | 1
 				}
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(low[m])
+				prob = uint64(low[m])
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -839,20 +838,20 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			} else {
 				rng, code, d.model.repLen.choice = rng-bound, code-bound, uint16(prob-prob>>5)
 				if rng < 1<<24 {
-					rng, code = rng<<8, code<<8|uint32(d.in[ip])
+					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
-				prob = uint32(d.model.repLen.choice2)
+				prob = uint64(d.model.repLen.choice2)
 				bound = rng >> 11 * prob
 				if code < bound {
 					rng, d.model.repLen.choice2 = bound, uint16(prob+(2048-prob)>>5)
 					mid := &d.model.repLen.mid[ps&15]
 					m = 1
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -862,10 +861,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -875,10 +874,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(mid[m])
+					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -893,10 +892,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					high := &d.model.repLen.high
 					m = 1
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -906,10 +905,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -919,10 +918,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -932,10 +931,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -945,10 +944,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -958,10 +957,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -971,10 +970,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -984,10 +983,10 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 						m = m<<1 | 1
 					}
 					if rng < 1<<24 {
-						rng, code = rng<<8, code<<8|uint32(d.in[ip])
+						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
-					prob = uint32(high[m])
+					prob = uint64(high[m])
 					bound = rng >> 11 * prob
 					if code < bound {
 						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
@@ -1013,9 +1012,9 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			d.pending = n
 			break
 		}
-		prev = uint32(dst[dpos-1])
+		prev = uint64(dst[dpos-1])
 	}
-	d.rng, d.code, d.ip, d.state = rng, code, ip, state
+	d.rng, d.code, d.ip, d.state = uint32(rng), uint32(code), ip, state
 	d.rep = [4]uint32{rep0, rep1, rep2, rep3}
 	return dpos, fault
 }
