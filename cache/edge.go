@@ -76,11 +76,13 @@ func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int) (kept int
 	defer s.edgeMu.Unlock()
 	n := off / pageSize
 	defer lockRange(s.edges, n*edgeBytes, (n+1)*edgeBytes)()
-	if s.table.word(n) != 0 {
-		return 0, nil
-	}
 	var all [pageSize]byte
 	buf := all[:s.pageLen(off)]
+	if w := s.table.word(n); w != 0 {
+		if s.readChecked(buf, off, []uint32{w}) == 1 {
+			return 0, nil
+		}
+	}
 	old := s.readEdge(off, buf)
 	same := string(buf[from:to]) == string(page[from:to])
 	copy(buf[from:to], page[from:to])

@@ -78,11 +78,11 @@ func (f *File) measure(ctx context.Context, progress func(done, total int64)) er
 			return nil
 		}
 		at, err := f.missing(0, math.MaxInt64)
-		if err != nil {
-			return err
+		if err == nil {
+			j.reach(min(at, f.limit()))
+			_, err = j.fly(ctx, claim{from: at, to: math.MaxInt64, toEnd: true}, j.reach)
 		}
-		j.reach(at)
-		if _, err := j.fly(ctx, claim{from: at, to: math.MaxInt64, toEnd: true}, j.reach); err != nil {
+		if err != nil && f.size.Load() < 0 { // else somebody else has walked to the end meanwhile
 			return err
 		}
 	}

@@ -67,6 +67,7 @@ func TestFillReportsTheSourcesError(t *testing.T) {
 	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{Workers: 2, Piece: 2 * span64}); !errors.Is(err, errPlanned) {
 		t.Fatalf("got %v", err)
 	}
+	settle(t, f)
 	src.before = nil
 	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); err != nil {
 		t.Fatal(err)

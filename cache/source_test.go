@@ -64,7 +64,7 @@ func (s *fakeSource) index(off int64) int {
 func (s *fakeSource) Span(off int64) (int64, int64) {
 	if off >= int64(len(s.data)) { // asked beyond the end, while it is not known: a guess
 		end := int64(len(s.data))
-		if s.Size() >= 0 {
+		if !s.unsized {
 			panic(fmt.Sprintf("Span(%d) of a stream of %d bytes", off, end))
 		}
 		start := end + (off-end)>>16<<16

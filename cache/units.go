@@ -1,6 +1,9 @@
 package cache
 
-import "fmt"
+import (
+	"fmt"
+	"io"
+)
 
 // Spans end anywhere, pages do not. A unit is one span, or several where small spans share a page, cut so that every page belongs to
 // at most two units: if a page has several span boundaries inside it, only the last of them is a unit's. So each unit holds the start
@@ -38,7 +41,11 @@ func (f *File) span(off int64) (start, end int64, err error) {
 }
 
 func (f *File) unit(off int64) (start, end int64, err error) {
-	return unitAt(f.span, off, f.limit())
+	limit := f.limit()
+	if off >= limit { // since a moment, perhaps: the size has become known
+		return 0, 0, fmt.Errorf("fill %s: offset %d lies beyond its end at %d: %w", f.name(), off, limit, io.ErrUnexpectedEOF)
+	}
+	return unitAt(f.span, off, limit)
 }
 
 // run asks the source from where on, and how far, it decodes to reach off, the start of a unit.
