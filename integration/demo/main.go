@@ -61,7 +61,7 @@ func main() {
 	mbit := flag.Int64("rate", 100, "rate of the link to the registry, in Mbit/s; 0 is no limit")
 	flag.DurationVar(&d.latency, "latency", 20*time.Millisecond, "latency of each request to the registry")
 	flag.StringVar(&d.bin, "bin", "bin/machinefs", "the program to show")
-	limit := flag.Duration("timeout", 10*time.Minute, "give up after this time")
+	limit := flag.Duration("timeout", 15*time.Minute, "give up after this time")
 	flag.Parse()
 	d.rate = *mbit * 1_000_000 / 8
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

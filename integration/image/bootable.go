@@ -22,7 +22,7 @@ const (
 )
 
 // recipe is part of the cached name: change it with whatever changes the disk.
-const recipe = "v2"
+const recipe = "v3"
 
 const syslinuxConfig = `SERIAL 0 115200
 DEFAULT linux
@@ -34,7 +34,7 @@ LABEL linux
   APPEND console=ttyS0 quiet panic=-1 mitigations=off
 `
 
-// Bootable returns the path of a raw disk below dir (see CacheDir): 1 GiB, GPT, about 400 MB of files, which boots on a BIOS machine with
+// Bootable returns the path of a raw disk below dir (see CacheDir): 1 GiB, GPT, about 300 MB of files, which boots on a BIOS machine with
 // a virtio disk, reads and checks some of its files, prints a line that begins with Marker on its first serial port and powers off.
 // The first call takes about half a minute.
 func Bootable(ctx context.Context, dir string) (string, error) {
