@@ -78,6 +78,13 @@ var faultCases = []faultCase{
 	{name: "416", fault: status(416, "Content-Range", "bytes */10"), kind: ErrVerify, words: "bytes */10", most: 2},
 	{name: "another range once", fault: times(1, shifted), most: 3},
 	{name: "another range always", fault: shifted, kind: ErrNetwork, words: "were asked for", most: 5},
+	{name: "an earlier range once", fault: times(1, func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
+		if reads(n) {
+			a, b := wanted(r)
+			part(w, fmt.Sprintf("bytes %d-%d/%d", a-1, b-1, len(s.data)), s.data[a-1:b])
+		}
+		return reads(n)
+	}), most: 3},
 	{name: "another total", fault: func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
 		if reads(n) {
 			a, b := wanted(r)

@@ -127,6 +127,32 @@ func TestBrokenLongBodyIsBegunAgainAndStillRight(t *testing.T) {
 	}
 }
 
+func TestBodyBegunAgainIsKeptWhereItJoinsOn(t *testing.T) {
+	data := noise(3, 4_000_000)
+	s := serve(t, data, func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			w.Header().Set("Content-Length", fmt.Sprint(len(s.data)))
+			_, _ = w.Write(s.data[:1_000_000])
+			cut()
+		}
+		return whole(s, n, w, r)
+	})
+	c := newClient(t, Config{Dir: t.TempDir()})
+	c.clock = (&fakeTime{}).clock()
+	b := s.web(t, c)
+	for _, off := range []int{0, 2_500_000} { // the steps to the second one lead across the byte at which the first body broke
+		got := make([]byte, 1000)
+		if err := b.ReadAt(t.Context(), got, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		wantBytes(t, got, data[off:off+1000])
+	}
+	wantBytes(t, readAllOf(t, b), data)
+	if n := s.count(""); n != 3 {
+		t.Errorf("%d requests, want 3", n)
+	}
+}
+
 func TestReaderThatGivesUpLeavesTheLongBodyToOthers(t *testing.T) {
 	data := noise(3, 3_000_000)
 	more := make(chan struct{})
