@@ -12,7 +12,7 @@ import (
 	"github.com/machinefs/machinefs/cache"
 )
 
-// A guard watches a blob that is read with somebody else's index. When all its bytes have passed, its digest is compared: if it differs, what the
+// A guard watches a blob that is read with somebody else's index. When its bytes have passed, its digest is compared: if it differs, what the
 // index vouched for was not this blob, and nothing is served any more.
 type guard struct {
 	*blobfetch.Verifier
@@ -21,16 +21,25 @@ type guard struct {
 	name    string
 	index   atomic.Pointer[string] // what names the index
 
-	once   sync.Once
-	failed atomic.Pointer[error]
+	life     context.Context
+	end      context.CancelFunc
+	wg       sync.WaitGroup
+	settling atomic.Bool // a comparison is under way, or was made
+	failed   atomic.Pointer[error]
 }
+
+// settleGap is how many bytes are fetched for nothing but the comparison: what spans of zeros, and what lies between and behind all spans, need not be
+// fetched for.
+const settleGap = 1 << 20
 
 func newGuard(b *blobfetch.Blob, dir, name string, records *cache.Entry, log *slog.Logger) (*guard, error) {
 	v, err := blobfetch.NewVerifier(b, b.Digest(), dir)
 	if err != nil {
 		return nil, err
 	}
-	return &guard{Verifier: v, records: records, log: log, name: name}, nil
+	g := &guard{Verifier: v, records: records, log: log, name: name}
+	g.life, g.end = context.WithCancel(context.Background())
+	return g, nil
 }
 
 // ReadAt reads the blob, unless it has turned out not to be what it should.
@@ -39,30 +48,35 @@ func (g *guard) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	err := g.Verifier.ReadAt(ctx, p, off)
-	if g.Progress() == g.Size() {
-		g.once.Do(func() { g.compare(ctx) })
-	}
-	if err == nil {
-		err = g.err()
+	if g.settling.CompareAndSwap(false, true) {
+		g.wg.Go(g.settle)
 	}
 	return err
 }
 
-// compare settles whether the blob is the one that was meant.
-func (g *guard) compare(ctx context.Context) {
-	err := g.Finish(context.WithoutCancel(ctx), 0)
-	if err == nil {
+// settle compares the digest, if enough of the blob has passed.
+func (g *guard) settle() {
+	err := g.Finish(g.life, settleGap)
+	switch {
+	case err == nil:
 		g.log.Info("the whole blob is verified", "image", g.name)
-		return
+	case errors.Is(err, blobfetch.ErrVerify):
+		g.condemn(err)
+	default: // not enough yet, or a fault: the next read tries again
+		g.settling.Store(false)
 	}
-	g.condemn(err)
+}
+
+// Close ends the watching.
+func (g *guard) Close() error {
+	g.end()
+	g.wg.Wait()
+	return g.Verifier.Close()
 }
 
 // condemn ends the serving, and the use of the index in later runs.
 func (g *guard) condemn(err error) {
-	if errors.Is(err, blobfetch.ErrVerify) {
-		g.records.SetRecord(badRecord+*g.index.Load(), []byte(err.Error()))
-	}
+	g.records.SetRecord(badRecord+*g.index.Load(), []byte(err.Error()))
 	err = fmt.Errorf("read %s: %w", g.name, err)
 	g.failed.Store(&err)
 	g.log.Error("the image is not served any more", "image", g.name, "err", err)
