@@ -30,9 +30,14 @@ func newInspect(f *flags) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), r)
+				err = printJSON(cmd.OutOrStdout(), r)
+			} else {
+				err = r.print(cmd.OutOrStdout())
 			}
-			return r.print(cmd.OutOrStdout())
+			if err == nil {
+				err = r.problem // what there is was told all the same
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -187,9 +192,6 @@ func (r *report) print(w io.Writer) error {
 			fmt.Fprintf(t, "entered\t%s\n", c.Entered)
 		}
 		fmt.Fprintf(t, "verified\t%s\n", c.Verified)
-	}
-	if r.Problem != "" {
-		fmt.Fprintf(t, "problem\t%s\n", r.Problem)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -54,6 +54,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())}
 	})
+	root.SetUsageTemplate(usageTemplate)
 	root.SetVersionTemplate("machinefs {{.Version}}\n")
 	f.register(root.PersistentFlags())
 	root.AddCommand(
