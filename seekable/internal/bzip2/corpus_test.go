@@ -41,13 +41,13 @@ func corpus(tb testing.TB) map[string][]byte {
 		tb.Fatal(err)
 	}
 	if *corpusFile == "" {
-		program = program[len(program)/4:][:1500_000]
+		program = program[len(program)/4:][:600_000]
 	}
 	return map[string][]byte{
 		"program": program,
 		"disk":    diskLike(program),
 		"random":  noise(300_000),
-		"zeros":   make([]byte, 12_000_000),
+		"zeros":   make([]byte, 6_000_000),
 		"small":   []byte("a small file, with a small file in it\n"),
 		"empty":   {},
 	}
@@ -57,7 +57,7 @@ func corpus(tb testing.TB) map[string][]byte {
 // and something that does not compress among them.
 func diskLike(program []byte) []byte {
 	rnd := rand.New(rand.NewPCG(3, 4))
-	disk := make([]byte, 2<<20)
+	disk := make([]byte, 1<<20)
 	copy(disk[446:], "\x80\x20\x21\x00\x83")
 	disk[510], disk[511] = 0x55, 0xaa
 	for at := 64 << 10; at < len(disk); {

@@ -93,8 +93,8 @@ func TestBitsFlipped(t *testing.T) {
 		}
 		same := 0
 		for i := 0; i < len(bz)*8; i++ {
-			if i > 400 {
-				i += 12 // of the bits behind the first header, every 13th
+			if i > 150 {
+				i += 8 // of the bits behind the first header, every ninth
 			}
 			i = min(i, len(bz)*8-1)
 			bad := bytes.Clone(bz)

@@ -22,7 +22,7 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 				t.Parallel()
 				size := tool.size
 				if name == "zeros" {
-					size = 5_000_000
+					size = 2_500_000
 				}
 				prove(t, pipe(t, plain, tool.name, tool.args...), plain, size)
 			})
