@@ -173,7 +173,8 @@ func (s *stream) pump(p []byte) error {
 // store keeps the bytes at pos, as far as they join on to those that are kept.
 func (s *stream) store(p []byte) {
 	pos, kept := s.pos.Load(), s.kept.Load()
-	s.pos.Store(pos + int64(len(p)))
+	// Last, so that nobody who looks without the lock sees a body that is ahead of what it left behind.
+	defer s.pos.Store(pos + int64(len(p)))
 	if skip := kept - pos; skip >= 0 && skip < int64(len(p)) && !s.full {
 		f := s.spool.Load()
 		if f == nil {
