@@ -18,7 +18,9 @@ func newInspect(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect REF",
 		Short: "Tell what disks a reference holds, how they are packed, and what verifies them; fetches only metadata",
-		Args:  usage(cobra.ExactArgs(1)),
+		Example: `  machinefs inspect docker://quay.io/podman/machine-os:5.3
+  machinefs inspect --json oci-dir:///srv/fcos`,
+		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := newHost(f)
 			if err != nil {

@@ -98,12 +98,12 @@ type copier struct {
 	host    *host
 	noCache bool
 	out     *output
-	check   *blobfetch.Verifier // nil: the blob has no digest
-	records *cache.Entry        // of the blob
-	direct  atomic.Bool         // spans go to the output as they are decoded
-	done    ranges              // of the disk, in the output
-	filled  atomic.Int64        // bytes of an image file that is not the disk itself
-	written atomic.Int64        // bytes of the disk
+	check   *hashed      // nil: the blob has no digest
+	records *cache.Entry // of the blob
+	direct  atomic.Bool  // spans go to the output as they are decoded
+	done    ranges       // of the disk, in the output
+	filled  atomic.Int64 // bytes of an image file that is not the disk itself
+	written atomic.Int64 // bytes of the disk
 }
 
 func (c *copier) close() {
@@ -120,11 +120,11 @@ func (c *copier) close() {
 const hashRecord = "hash"
 
 // verify puts a Verifier on the blob.
-func (c *copier) verify(b *blobfetch.Blob, records *cache.Entry) blob {
-	if b.Digest() == "" {
+func (c *copier) verify(b blob, digest string, records *cache.Entry) blob {
+	if digest == "" {
 		return b
 	}
-	v, err := blobfetch.NewVerifier(b, b.Digest(), c.host.flags.cacheDir)
+	v, err := blobfetch.NewVerifier(b, digest, c.host.flags.cacheDir)
 	if err != nil {
 		c.host.log.Warn("the blob is not verified whole", "err", err)
 		return b
@@ -134,8 +134,8 @@ func (c *copier) verify(b *blobfetch.Blob, records *cache.Entry) blob {
 			c.host.log.Debug("hash from the start", "err", err)
 		}
 	}
-	c.check, c.records = v, records
-	return &hashed{Verifier: v, path: records.RecordPath(hashRecord)}
+	c.check, c.records = &hashed{Verifier: v, path: records.RecordPath(hashRecord)}, records
+	return c.check
 }
 
 // A hashed blob notes now and then how far its bytes were hashed.
@@ -304,7 +304,11 @@ func (c *copier) proof(ctx context.Context) (string, error) {
 	if c.check == nil {
 		return "no digest to verify it by", nil
 	}
-	err := c.check.Finish(ctx, maxAgain)
+	again := int64(maxAgain)
+	if c.host.flags.offline {
+		again = 0
+	}
+	err := c.check.Finish(ctx, again)
 	if missing, ok := errors.AsType[*blobfetch.IncompleteError](err); ok {
 		return fmt.Sprintf("verified by the format's checks (%s were here already and were not fetched again to verify %s)", human(missing.Missing), c.blob.Digest()), nil
 	}
@@ -314,5 +318,6 @@ func (c *copier) proof(ctx context.Context) (string, error) {
 		}
 		return "", err
 	}
+	c.check.note(c.check.Size()) // the next copy has nothing to hash
 	return "verified " + c.blob.Digest(), nil
 }

@@ -24,6 +24,9 @@ func createOutput(path string, size int64) (*output, error) {
 		return nil, local(fmt.Errorf("create %s: it is a %s, want a file or a new name", path, kindOf(st.Mode())))
 	}
 	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, local(fmt.Errorf("create %s: no such directory; create it: mkdir -p %s", path, dir))
+	}
 	o := &output{path: path}
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o666)
 	if err == nil {

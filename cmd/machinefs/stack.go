@@ -26,6 +26,9 @@ type host struct {
 }
 
 func newHost(f *flags) (*host, error) {
+	if f.span <= 0 || f.span > seekable.MaxSpan {
+		return nil, &usageError{fmt.Errorf("--span %s: want more than 0 and at most 16MiB", &f.span)}
+	}
 	log, err := f.logger()
 	if err != nil {
 		return nil, err
@@ -80,8 +83,8 @@ type blob interface {
 
 // hooks let a command see the bytes that pass. Any may be nil.
 type hooks struct {
-	blob  func(*blobfetch.Blob, *cache.Entry) blob // compressed ones; the entry keeps records of the blob
-	spans func(seekable.Source) seekable.Source    // decoded ones, of each layer
+	blob  func(b blob, digest string, records *cache.Entry) blob // compressed ones
+	spans func(seekable.Source) seekable.Source                  // decoded ones, of each layer
 
 	// glance opens for a look only: of streams that are not kept yet, no more than the first bytes are decoded.
 	glance bool
@@ -129,12 +132,11 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 	if err != nil {
 		return err
 	}
-	var b blob = s.blob
-	if hook.blob != nil {
-		b = hook.blob(s.blob, records)
+	noted := seekable.Remember(s.blob, records.RecordPath("notes"))
+	var b blob = noted
+	if hook.blob != nil { // it sees what was noted as well, so that a digest needs no byte twice
+		b = hook.blob(noted, s.blob.Digest(), records)
 	}
-	noted := seekable.Remember(b, records.RecordPath("notes"))
-	b = noted
 	for {
 		opt := seekable.Options{
 			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
