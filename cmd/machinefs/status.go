@@ -127,5 +127,6 @@ func printStatus(w io.Writer, list []status) error {
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // formats read "zstd > qcow2"
 	return e.Encode(v)
 }
