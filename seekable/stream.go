@@ -38,6 +38,9 @@ type Stream struct {
 	mu  sync.RWMutex // guards lay, with all below it, and jour
 	lay *layout
 
+	parkMu sync.Mutex
+	parked []*walk // ready to go on, the one parked longest ago first
+
 	jour   *journal
 	learns bool                                                 // has large segments
 	past   func(ctx context.Context, p []byte, off int64) error // see SetHistory
@@ -132,6 +135,7 @@ func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, 
 		return 0, err
 	}
 	defer seg.walk.unlock()
+	defer s.park(seg)
 	s.catchUp()
 	s.mu.RLock()
 	passed, segEnd := seg.front.out > off, seg.end()

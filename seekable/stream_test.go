@@ -223,7 +223,7 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 }
 
 func TestAWalkGoesOnInAnotherProcess(t *testing.T) {
-	data := diskLike(t, 4<<20)
+	data := diskLike(t, 3<<20)
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
 			b := &memBlob{data: tool(t, data, c.cmd[0], c.cmd[1:]...)}
@@ -256,12 +256,12 @@ func TestAWalkGoesOnInAnotherProcess(t *testing.T) {
 }
 
 func TestParallelReaders(t *testing.T) {
-	data := diskLike(t, 4<<20)
+	data := diskLike(t, 1500<<10)
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
 			b := &memBlob{data: tool(t, data, c.cmd[0], c.cmd[1:]...)}
 			want := readAll(t, openLayer(t, b, Options{}))
-			s := openLayer(t, b, Options{Span: 200 << 10})
+			s := openLayer(t, b, Options{Span: 100 << 10})
 			var wg sync.WaitGroup
 			for i := range 8 {
 				wg.Go(func() {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
@@ -53,6 +54,29 @@ func (k *walk) drop() {
 		k.r.close()
 	}
 	k.w, k.r, k.buf, k.at = nil, nil, nil, 0
+}
+
+// maxParked is how many walks of one stream are kept ready to go on. Each holds its window and the spans behind it: up to MaxWindow and 3 MaxSpan bytes.
+const maxParked = 2
+
+// park keeps seg's walk ready, and drops the one that was parked longest ago if there are too many. The caller holds seg.walk's token.
+func (s *Stream) park(seg *segment) {
+	s.parkMu.Lock()
+	defer s.parkMu.Unlock()
+	s.parked = slices.DeleteFunc(s.parked, func(k *walk) bool { return k == seg.walk })
+	if seg.walk.w == nil {
+		return
+	}
+	s.parked = append(s.parked, seg.walk)
+	for len(s.parked) > maxParked {
+		select {
+		case <-s.parked[0].busy:
+			s.parked[0].drop()
+			s.parked[0].unlock()
+		default: // it is in use; it parks itself again
+		}
+		s.parked = s.parked[1:]
+	}
 }
 
 // begin starts the decoder at the segment's frontier.
