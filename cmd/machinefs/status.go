@@ -41,7 +41,8 @@ func newStatus(f *flags) *cobra.Command {
 		Short: "Tell, for each image of the mounts, what is local and what was fetched",
 		Args:  usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			all := len(args) == 0
+			if all {
 				var err error
 				if args, err = fs.Mounts(); err != nil {
 					return err
@@ -50,6 +51,9 @@ func newStatus(f *flags) *cobra.Command {
 			var list []status
 			for _, dir := range args {
 				got, err := statusOf(dir)
+				if err != nil && all { // one whose process has died says nothing about the others
+					got, err = []status{{Name: dir, Format: "not available: " + err.Error()}}, nil
+				}
 				if err != nil {
 					return err
 				}
