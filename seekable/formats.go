@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 
+	"github.com/machinefs/machinefs/seekable/internal/bzip2"
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 	"github.com/machinefs/machinefs/seekable/internal/deflate"
+	"github.com/machinefs/machinefs/seekable/internal/lz4"
 	"github.com/machinefs/machinefs/seekable/internal/xz"
 	"github.com/machinefs/machinefs/seekable/internal/zstd"
 )
@@ -17,8 +19,11 @@ var decoders = map[string]func(p part, check byte) decoder{
 	"xz": func(p part, check byte) decoder {
 		return xzDecoder{xz.Block{In: p.in, InLen: p.inLen, Out: p.out, OutLen: p.outLen, Check: xz.Check(check)}}
 	},
-	"zstd": func(part, byte) decoder { return zstdDecoder{} },
-	"gzip": func(part, byte) decoder { return deflateDecoder{deflate.Gzip} },
+	"zstd":      func(part, byte) decoder { return zstdDecoder{} },
+	"bzip2":     func(part, byte) decoder { return bzip2Decoder{} },
+	"lz4":       func(part, byte) decoder { return lz4Decoder{} },
+	"apple-lz4": func(part, byte) decoder { return lz4Decoder{} },
+	"gzip":      func(part, byte) decoder { return deflateDecoder{deflate.Gzip} },
 }
 
 // xz: a part is a block; the index at the end of the file lists them.
@@ -115,6 +120,44 @@ func (d deflateDecoder) decode(dst, src []byte, at codec.Point, window []byte) e
 
 func openGzip(_ context.Context, b Blob, opt Options) (*Layer, error) {
 	return streamLayer("gzip", b, []part{{inLen: b.Size(), outLen: -1, dec: deflateDecoder{deflate.Gzip}}}, opt), nil
+}
+
+// bzip2: one part, of blocks that are independent but can be anywhere.
+type bzip2Decoder struct{}
+
+func (bzip2Decoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+	return bzip2.NewWalker(r, at, window)
+}
+
+func (bzip2Decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
+	return bzip2.Decode(dst, src, at, window)
+}
+
+func openBzip2(_ context.Context, b Blob, opt Options) (*Layer, error) {
+	return streamLayer("bzip2", b, []part{{inLen: b.Size(), outLen: -1, dec: bzip2Decoder{}}}, opt), nil
+}
+
+// lz4: frames of any size, and Apple's stream, whose blocks refer to each other.
+type lz4Decoder struct{}
+
+func (lz4Decoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+	return lz4.NewWalker(r, at, window)
+}
+
+func (lz4Decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
+	return lz4.Decode(dst, src, at, window)
+}
+
+func openLz4(ctx context.Context, b Blob, opt Options) (*Layer, error) {
+	head := make([]byte, 3)
+	if err := b.ReadAt(ctx, head, 0); err != nil {
+		return nil, err
+	}
+	name := "lz4"
+	if string(head) == "bv4" {
+		name = "apple-lz4"
+	}
+	return streamLayer(name, b, []part{{inLen: b.Size(), outLen: -1, dec: lz4Decoder{}}}, opt), nil
 }
 
 func streamLayer(format string, b Blob, parts []part, opt Options) *Layer {

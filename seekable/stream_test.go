@@ -90,6 +90,9 @@ var corpus = []struct {
 	{"zstd frames", []string{"sh", "-c", "split -b 700K --filter 'zstd -1 -c'"}, false, false},
 	{"gzip", []string{"gzip", "-6", "-c"}, false, false},
 	{"gzip stored", []string{"sh", "-c", "xz -0 -c | gzip -1 -c"}, false, false},
+	{"bzip2", []string{"lbzip2", "-1", "-c"}, false, false},
+	{"lz4", []string{"lz4", "-1", "-c"}, false, false},
+	{"lz4 linked", []string{"lz4", "-BD", "-c"}, false, false},
 	{"bgzip", []string{"bgzip", "-c"}, false, false},
 }
 

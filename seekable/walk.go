@@ -56,6 +56,9 @@ func (k *walk) drop() {
 	k.w, k.r, k.buf, k.at = nil, nil, nil, 0
 }
 
+// maxLead is the most that a Point's decoding starts before its span, in formats with a window: a zstd block.
+const maxLead = 128 << 10
+
 // maxParked is how many walks of one stream are kept ready to go on. Each holds its window and the spans behind it: up to MaxWindow and 3 MaxSpan bytes.
 const maxParked = 2
 
@@ -113,6 +116,9 @@ func (k *walk) room(n int) error {
 	}
 	if len(k.buf)-k.at >= n {
 		return nil
+	}
+	if window > 0 {
+		window += maxLead // a Point's window ends where decoding starts
 	}
 	keep := min(k.at, window)
 	// Room for several spans, so that the window is moved once for all of them.
@@ -267,5 +273,5 @@ func (d *side) do(j sideJob) error {
 	base, check := d.seg.parts[0].in, d.seg.parts[0].check
 	sp := span{out: j.out, outLen: j.n, in: base + j.pt.In, inEnd: base + j.pt.InEnd, lead: j.pt.Lead, zero: isZero(p), sum: sha256.Sum256(p), check: check}
 	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
-	return d.s.learn(d.seg, sp, packState(j.pt, j.buf[:j.at-j.pt.Lead]), front)
+	return d.s.learn(d.seg, sp, packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)]), front)
 }
