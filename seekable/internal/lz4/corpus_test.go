@@ -1,0 +1,87 @@
+package lz4
+
+import (
+	"bytes"
+	"flag"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// pipe runs a tool of Debian's over some bytes. A missing tool is an error that names its package.
+func pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
+	tb.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		tb.Fatalf("find %s: %v; apt-get install %s", name, err, name)
+	}
+	c := exec.Command(name, args...)
+	c.Stdin = bytes.NewReader(in)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	out, err := c.Output()
+	if err != nil {
+		tb.Fatalf("run %s %v: %v: %s", name, args, err, stderr.Bytes())
+	}
+	return out
+}
+
+// go test -args -corpus FILE puts a large file of your choice to the proof.
+var corpusFile = flag.String("corpus", "", "a file to compress instead of a part of this program")
+
+// corpus returns what is compressed: a program, and something like a partitioned disk.
+func corpus(tb testing.TB) map[string][]byte {
+	tb.Helper()
+	name := "/proc/self/exe"
+	if *corpusFile != "" {
+		name = *corpusFile
+	}
+	program, err := os.ReadFile(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if *corpusFile == "" {
+		program = program[len(program)/4:][:1500_000]
+	}
+	return map[string][]byte{
+		"program": program,
+		"disk":    diskLike(program),
+		"random":  noise(300_000),
+		"zeros":   make([]byte, 3_000_000),
+		"small":   []byte("a small file, with a small file in it\n"),
+		"empty":   {},
+	}
+}
+
+// diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned disk do, and puts a repeated pattern
+// and something that does not compress among them.
+func diskLike(program []byte) []byte {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	disk := make([]byte, 2<<20)
+	copy(disk[446:], "\x80\x20\x21\x00\x83")
+	disk[510], disk[511] = 0x55, 0xaa
+	for at := 64 << 10; at < len(disk); {
+		n := 512 + rnd.IntN(100_000)
+		switch rnd.IntN(4) {
+		case 0: // zeros
+			n *= 3
+		case 1:
+			from := rnd.IntN(len(program) - n)
+			copy(disk[at:], program[from:from+n])
+		case 2:
+			for i := at; i < min(at+n, len(disk)); i++ {
+				disk[i] = "0123456789ab"[i%(3+n%9)]
+			}
+		case 3:
+			copy(disk[at:], noise(n/4))
+		}
+		at += (n + 4095) &^ 4095
+	}
+	return disk
+}
+
+func noise(n int) []byte {
+	p := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(n)}).Read(p)
+	return p
+}
