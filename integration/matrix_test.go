@@ -24,7 +24,8 @@ func TestMatrix(t *testing.T) {
 // row mounts one image file from one place, compressed in every way, in one process.
 func (p *published) row(t *testing.T, place, format string) {
 	cache := t.TempDir()
-	args := []string{"--cache", cache}
+	// Streams without entry points are smaller than the usual span.
+	args := []string{"--cache", cache, "--span", "2MiB"}
 	for _, k := range kinds {
 		args = append(args, k.name+"="+p.reference(place, format, k.name))
 	}
@@ -66,8 +67,8 @@ func (p *published) checkCopy(t *testing.T, m *mounted, cache string, turn int, 
 	if got := sumOf(t, out); got != p.sum {
 		t.Errorf("machinefs %v: SHA-256 is %s, wanted %s", args, got, p.sum)
 	}
-	// Half of the source is zeros, most of them in long runs.
-	if local := allocated(t, out); local > sourceSize*3/4 {
+	// Most of the source is zeros, in long runs.
+	if local := allocated(t, out); local > sourceSize/2 {
 		t.Errorf("machinefs %v: the copy takes %d bytes on disk of %d: it is not sparse", args, local, sourceSize)
 	}
 	if turn%3 != 1 {

@@ -109,6 +109,7 @@ func start(t testing.TB, dir string, cmd *exec.Cmd) *mounted {
 	m := &mounted{dir: dir, process: cmd, exited: make(chan error, 1)}
 	ready := &awaited{word: "mounted", seen: make(chan struct{}), next: &m.log}
 	cmd.Stdout, cmd.Stderr = ready, &m.log
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM // it unmounts, should the tests be killed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
