@@ -68,3 +68,5 @@
 // Bytes, States and windows are hostile: what they say is compared with the Block, and with one another. A wrong State or window
 // gives wrong bytes or an error, nothing worse; who keeps States keeps a hash of each span with them.
 package xz
+
+//go:generate go run gen.go

@@ -1,7 +1,7 @@
 //go:build ignore
 
 // Gen writes symbols.go: the LZMA symbol decoder with its bit trees unrolled and the range coder in local variables.
-// Go inlines no function that assigns to its caller's variables, and one call a bit would cost more than the bit.
+// A call for each bit would cost more than the bit. Its argument is the file to write, if not that one.
 package main
 
 import (
@@ -40,33 +40,26 @@ func elseOne(a string) {
 
 func end() { p("}") }
 
-// step decodes one bit and appends it to m.
-func step(a, m string) {
-	if os.Getenv("MODE") != "x" {
-		bound(a)
-		p("code -= bound")
-		p("mask = uint64(int64(code) >> 63)")
-		p("%s = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))", a)
-		p("code += bound & mask")
-		p("rng -= bound\nrng += (bound-rng)&mask")
-		p("%s += %s + 1 + mask", m, m)
-		return
-	}
-	ifZero(a)
-	p("%s <<= 1", m)
-	elseOne(a)
-	p("%s = %s<<1|1", m, m)
-	end()
+// step decodes one bit without a branch, for half of a tree's bits are guessed wrong, and appends it to m: mask is all ones for 0, zero for 1.
+// The shift is arithmetic and rounds down, so that it is prob+(2048-prob)>>5 for 0 and prob-prob>>5 for 1.
+func step(a string) {
+	bound(a)
+	p("code -= bound")
+	p("mask = uint64(int64(code) >> 63)")
+	p("%s = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))", a)
+	p("code += bound & mask")
+	p("rng -= bound\nrng += (bound - rng) & mask")
+	p("m += m + 1 + mask")
 }
 
 func tree(array string, bits int) {
 	p("m = 1")
 	for range bits {
-		step(array+"[m]", "m")
+		step(array + "[m]")
 	}
 }
 
-func length(model string, label string) {
+func length(model string) {
 	ifZero(model + ".choice")
 	p("low := &%s.low[ps&15]", model)
 	tree("low", 3)
@@ -96,11 +89,8 @@ func literal() {
 	for range 8 {
 		p("match <<= 1\nbit = match & offset")
 		p("i = (offset + bit + m) & 0x3ff")
-		ifZero("lit[i]")
-		p("m <<= 1\noffset &^= bit")
-		elseOne("lit[i]")
-		p("m = m<<1|1\noffset &= bit")
-		end()
+		step("lit[i]")
+		p("offset &= bit ^ mask")
 	}
 	p("if state < 10 {\nstate -= 3\n} else {\nstate -= 6\n}")
 	end()
@@ -170,7 +160,7 @@ func main() {
 	p("isRep := &d.model.isRep[state&15]")
 	ifZero("*isRep")
 	p("rep1, rep2, rep3 = rep0, rep1, rep2")
-	length("d.model.matchLen", "")
+	length("d.model.matchLen")
 	distance()
 	p("if state < 7 {\nstate = 7\n} else {\nstate = 10\n}")
 	elseOne("*isRep")
@@ -194,7 +184,7 @@ func main() {
 	elseOne("*isRep2")
 	p("rep0, rep1, rep2, rep3 = rep3, rep0, rep1, rep2")
 	p("}\n}\n}")
-	length("d.model.repLen", "")
+	length("d.model.repLen")
 	p("if state < 7 {\nstate = 8\n} else {\nstate = 11\n}")
 	p("}")
 	p("if dpos, n = d.copyMatch(dst, dpos, int(rep0)+1, n); n != 0 {")
@@ -204,12 +194,15 @@ func main() {
 	p("d.rng, d.code, d.ip, d.state = uint32(rng), uint32(code), ip, state")
 	p("d.rep = [4]uint32{rep0, rep1, rep2, rep3}")
 	p("return dpos, fault\n}")
+	name := "symbols.go"
+	if len(os.Args) > 1 {
+		name = os.Args[1]
+	}
 	src, err := format.Source(b.Bytes())
 	if err != nil {
-		os.WriteFile("symbols.go", b.Bytes(), 0o644)
 		log.Fatal(err)
 	}
-	if err := os.WriteFile("symbols.go", src, 0o644); err != nil {
+	if err := os.WriteFile(name, src, 0o644); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -25,7 +25,8 @@ const (
 	maxStreams = 64 << 10
 	maxPadding = 16 << 20 // stream padding, all together
 
-	edge = 12 // bytes in a stream header, and in a stream footer
+	minIndex = 8
+	edge     = 12 // bytes in a stream header, and in a stream footer
 )
 
 var (
@@ -40,7 +41,7 @@ var (
 // one stream there is one request for the last 64 KiB, and one more for an index longer than that.
 func ReadIndex(ctx context.Context, b Blob) ([]Block, int64, error) {
 	r := indexReader{blob: b, start: b.Size()}
-	if r.start < 2*edge+8 || r.start%4 != 0 {
+	if r.start < 2*edge+minIndex || r.start%4 != 0 {
 		return nil, 0, r.malformed(0, "the file is %d bytes long, want a multiple of 4 and 32 or more", r.start)
 	}
 	end := r.start
@@ -95,7 +96,7 @@ func (r *indexReader) need(ctx context.Context, off, end, ahead int64) ([]byte, 
 // skipPadding returns the end of the stream that ends at end or, with stream padding after it, before that.
 func (r *indexReader) skipPadding(ctx context.Context, end int64) (int64, error) {
 	for {
-		if end < 2*edge+8 {
+		if end < 2*edge+minIndex {
 			return 0, r.malformed(end, "%d bytes before the first stream, want none", end)
 		}
 		word, err := r.need(ctx, end-4, end, tailRead-4)
@@ -130,8 +131,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	}
 	size := (int64(binary.LittleEndian.Uint32(footer[4:])) + 1) * 4
 	at := end - edge - size
-	if at < edge {
-		return 0, r.malformed(end-edge, "an index of %d bytes does not fit before its footer at %d", size, end-edge)
+	if at < edge || size < minIndex {
+		return 0, r.malformed(end-edge, "an index of %d bytes before its footer at %d, want one of %d or more that fits", size, end-edge, minIndex)
 	}
 	if r.indexes += size; r.indexes > maxIndex {
 		return 0, r.malformed(end-edge, "an index of %d bytes, more than %d in all", size, maxIndex)

@@ -204,7 +204,7 @@ func (d *decoder) nextChunk() error {
 			return err
 		}
 		d.phase, d.leftOut = phaseStored, int(h[1])<<8+int(h[2])+1
-		return d.checkChunk()
+		return d.checkChunk(d.leftOut)
 	}
 	if err := d.takeAll(h[1:5]); err != nil {
 		return err
@@ -225,13 +225,17 @@ func (d *decoder) nextChunk() error {
 	if control >= 0xa0 {
 		d.resetState()
 	}
-	if err := d.checkChunk(); err != nil {
+	if err := d.checkChunk(d.leftIn); err != nil {
 		return err
 	}
 	return d.startSymbols()
 }
 
-func (d *decoder) checkChunk() error {
+// checkChunk checks a chunk's sizes against the block's; in is that of its data.
+func (d *decoder) checkChunk(in int) error {
+	if left := d.blk.InLen - d.off; int64(in) > left {
+		return d.malformed("a chunk of %d bytes, but the block has %d left", in, left)
+	}
 	if int64(d.leftOut) > d.blk.OutLen-d.out {
 		return d.malformed("a chunk of %d decoded bytes follows %d of the block's %d", d.leftOut, d.out, d.blk.OutLen)
 	}

@@ -35,104 +35,104 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(lit[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, lit[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				state = max(state, 3) - 3
 			} else {
 				var match uint64
@@ -155,15 +155,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -173,15 +172,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -191,15 +189,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -209,15 +206,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -227,15 +223,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -245,15 +240,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -263,15 +257,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				match <<= 1
 				bit = match & offset
 				i = (offset + bit + m) & 0x3ff
@@ -281,15 +274,14 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(lit[i])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, lit[i] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-					offset &^= bit
-				} else {
-					rng, code, lit[i] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-					offset &= bit
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				lit[i] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
+				offset &= bit ^ mask
 				if state < 10 {
 					state -= 3
 				} else {
@@ -329,39 +321,39 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				n = int(m) - 8 + 2
 			} else {
 				rng, code, d.model.matchLen.choice = rng-bound, code-bound, uint16(prob-prob>>5)
@@ -381,39 +373,39 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					n = int(m) - 8 + 2 + 8
 				} else {
 					rng, code, d.model.matchLen.choice2 = rng-bound, code-bound, uint16(prob-prob>>5)
@@ -425,104 +417,104 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					n = int(m) - 256 + 2 + 16
 				}
 			}
@@ -534,78 +526,78 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			if rng < 1<<24 {
 				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			if rng < 1<<24 {
 				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			if rng < 1<<24 {
 				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			if rng < 1<<24 {
 				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			if rng < 1<<24 {
 				rng, code = rng<<8, code<<8|uint64(d.in[ip])
 				ip++
 			}
 			prob = uint64(slots[m])
 			bound = rng >> 11 * prob
-			if code < bound {
-				rng, slots[m] = bound, uint16(prob+(2048-prob)>>5)
-				m <<= 1
-			} else {
-				rng, code, slots[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-				m = m<<1 | 1
-			}
+			code -= bound
+			mask = uint64(int64(code) >> 63)
+			slots[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+			code += bound & mask
+			rng -= bound
+			rng += (bound - rng) & mask
+			m += m + 1 + mask
 			rep0 = uint32(m) - 64
 			if rep0 >= 4 {
 				slot := rep0
@@ -801,39 +793,39 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				if rng < 1<<24 {
 					rng, code = rng<<8, code<<8|uint64(d.in[ip])
 					ip++
 				}
 				prob = uint64(low[m])
 				bound = rng >> 11 * prob
-				if code < bound {
-					rng, low[m] = bound, uint16(prob+(2048-prob)>>5)
-					m <<= 1
-				} else {
-					rng, code, low[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-					m = m<<1 | 1
-				}
+				code -= bound
+				mask = uint64(int64(code) >> 63)
+				low[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+				code += bound & mask
+				rng -= bound
+				rng += (bound - rng) & mask
+				m += m + 1 + mask
 				n = int(m) - 8 + 2
 			} else {
 				rng, code, d.model.repLen.choice = rng-bound, code-bound, uint16(prob-prob>>5)
@@ -853,39 +845,39 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(mid[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, mid[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, mid[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					mid[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					n = int(m) - 8 + 2 + 8
 				} else {
 					rng, code, d.model.repLen.choice2 = rng-bound, code-bound, uint16(prob-prob>>5)
@@ -897,104 +889,104 @@ func (d *decoder) symbols(dst []byte, dpos int) (int, fault) {
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					if rng < 1<<24 {
 						rng, code = rng<<8, code<<8|uint64(d.in[ip])
 						ip++
 					}
 					prob = uint64(high[m])
 					bound = rng >> 11 * prob
-					if code < bound {
-						rng, high[m] = bound, uint16(prob+(2048-prob)>>5)
-						m <<= 1
-					} else {
-						rng, code, high[m] = rng-bound, code-bound, uint16(prob-prob>>5)
-						m = m<<1 | 1
-					}
+					code -= bound
+					mask = uint64(int64(code) >> 63)
+					high[m] = uint16(prob - uint64(int64(prob+(mask&(1<<64-2017)))>>5))
+					code += bound & mask
+					rng -= bound
+					rng += (bound - rng) & mask
+					m += m + 1 + mask
 					n = int(m) - 256 + 2 + 16
 				}
 			}
