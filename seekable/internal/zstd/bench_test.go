@@ -15,7 +15,7 @@ import (
 
 const benchSpan = 16 << 20
 
-// benchData is 96 MiB of program files: the Go toolchain's.
+// benchData is 64 MiB of program files: the Go toolchain's.
 func benchData(b *testing.B) (data []byte) {
 	files, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "pkg/tool/*/*"))
 	if err != nil {
@@ -29,10 +29,10 @@ func benchData(b *testing.B) (data []byte) {
 		}
 		data = append(data, more...)
 	}
-	for len(data) < 96<<20 {
-		data = append(data, data[:min(len(data), 96<<20-len(data))]...)
+	for len(data) < 64<<20 {
+		data = append(data, data[:min(len(data), 64<<20-len(data))]...)
 	}
-	return data[:96<<20]
+	return data[:64<<20]
 }
 
 // walkBench walks src in spans of 16 MiB, hashing each in another goroutine if hash is set, as package seekable does.

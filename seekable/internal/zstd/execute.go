@@ -3,7 +3,6 @@ package zstd
 import (
 	"encoding/binary"
 	"fmt"
-	"unsafe"
 )
 
 // slack is how far the fast copies may read and write beyond what they copy.
@@ -21,20 +20,25 @@ type output struct {
 	made   int64 // how much of the frame was output before pos: no offset reaches farther
 }
 
-// copy16 copies 16 bytes; the slices must be that long.
-func copy16(dst, src []byte) {
-	_, _ = dst[15], src[15]
-	a, b := binary.LittleEndian.Uint64(src), binary.LittleEndian.Uint64(src[8:])
-	binary.LittleEndian.PutUint64(dst, a)
-	binary.LittleEndian.PutUint64(dst[8:], b)
+// copy16 and copy32 copy what their names say, in registers: a call of memmove would cost as much as the rest of a sequence.
+func copy16(dst, src *[16]byte) {
+	a, b := binary.LittleEndian.Uint64(src[0:8]), binary.LittleEndian.Uint64(src[8:16])
+	binary.LittleEndian.PutUint64(dst[0:8], a)
+	binary.LittleEndian.PutUint64(dst[8:16], b)
 }
 
-func move16(dst, src unsafe.Pointer) {
-	a, b := *(*uint64)(src), *(*uint64)(unsafe.Add(src, 8))
-	*(*uint64)(dst), *(*uint64)(unsafe.Add(dst, 8)) = a, b
+// copy32 copies 16 bytes and then 16 bytes, so that the two may overlap if dst is at least 16 bytes behind src.
+func copy32(dst, src *[32]byte) {
+	a, b := binary.LittleEndian.Uint64(src[0:8]), binary.LittleEndian.Uint64(src[8:16])
+	binary.LittleEndian.PutUint64(dst[0:8], a)
+	binary.LittleEndian.PutUint64(dst[8:16], b)
+	a, b = binary.LittleEndian.Uint64(src[16:24]), binary.LittleEndian.Uint64(src[24:32])
+	binary.LittleEndian.PutUint64(dst[16:24], a)
+	binary.LittleEndian.PutUint64(dst[24:32], b)
 }
 
-// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes.
+// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes. parse has made sure that the sequences
+// take no more literals than there are and yield b.size bytes with the rest of them.
 func (o *output) execute(b *block) error {
 	buf, pos, lits := o.buf[:o.pos+b.size+slack], o.pos, b.lits
 	if b.fill {
@@ -44,20 +48,17 @@ func (o *output) execute(b *block) error {
 	}
 	lits = lits[:min(cap(lits), len(lits)+slack)]
 	lp := 0
-	// An offset may reach back to the frame's start, but not beyond the window. Where both lie in buf, src is never below low.
+	// Where the frame's start lies in buf, no source may lie before it; else none before buf, unless it is looked for in o.before.
 	low := 0
 	if m := int64(pos) - o.made; m > 0 {
 		low = int(m)
 	}
 	window := uint(o.window)
-	bp := unsafe.Pointer(unsafe.SliceData(buf))
-	lq := unsafe.Pointer(unsafe.SliceData(lits))
-	litEnd := len(lits) - 16
 	for i := range b.seqs {
 		s := &b.seqs[i]
 		n := int(s.lit)
-		if n <= 16 && lp <= litEnd {
-			move16(unsafe.Add(bp, pos), unsafe.Add(lq, lp))
+		if n <= 16 && lp+16 <= len(lits) {
+			copy16((*[16]byte)(buf[pos:pos+16:pos+16]), (*[16]byte)(lits[lp:lp+16:lp+16]))
 		} else {
 			copy(buf[pos:pos+n], lits[lp:lp+n])
 		}
@@ -75,25 +76,17 @@ func (o *output) execute(b *block) error {
 			continue
 		}
 		if off >= 16 {
-			move16(unsafe.Add(bp, pos), unsafe.Add(bp, src))
-			move16(unsafe.Add(bp, pos+16), unsafe.Add(bp, src+16))
+			copy32((*[32]byte)(buf[pos:pos+32:pos+32]), (*[32]byte)(buf[src:src+32:src+32]))
 			if n > 32 {
-				if off >= n {
-					copy(buf[pos+32:pos+n], buf[src+32:src+n])
-				} else {
-					overlap(buf[src:pos+n], off)
-				}
+				repeat(buf[src+32:pos+n], off)
 			}
-			pos += n
-			continue
-		}
-		if n <= 16 {
+		} else if n <= 16 {
 			d := buf[src : pos+n]
 			for j := off; j < len(d); j++ {
 				d[j] = d[j-off]
 			}
 		} else {
-			overlap(buf[src:pos+n], off)
+			repeat(buf[src:pos+n], off)
 		}
 		pos += n
 	}
@@ -108,23 +101,20 @@ func (o *output) advance(n int) {
 }
 
 func fill(b []byte, v byte) {
-	if v == 0 {
-		clear(b)
-		return
-	}
-	for i := range b {
-		b[i] = v
+	if len(b) > 0 {
+		b[0] = v
+		repeat(b, 1)
 	}
 }
 
-// overlap continues b[:off], repeating it to the end of b.
-func overlap(b []byte, off int) {
+// repeat continues b[:off] to the end of b, with a period of off bytes.
+func repeat(b []byte, off int) {
 	for n := off; n < len(b); n *= 2 {
 		copy(b[n:], b[:n])
 	}
 }
 
-// far copies a match whose source begins before buf, or refuses an offset that is too large.
+// far copies a match of n bytes whose source begins before buf, or refuses an offset that is too large.
 func (o *output) far(pos, n, off int) error {
 	if off == 0 || off > o.window {
 		return fmt.Errorf("offset %d, the window has %d bytes", off, o.window)
@@ -132,38 +122,25 @@ func (o *output) far(pos, n, off int) error {
 	if m := o.made + int64(pos-o.pos); int64(off) > m {
 		return fmt.Errorf("offset %d, the frame has %d bytes so far", off, m)
 	}
-	// From the farthest piece forward.
-	rest := off - pos
-	for i := len(o.before) - 1; i >= 0 && n > 0 && rest > 0; i-- {
+	// The source may lie in several pieces: from the farthest to buf itself. back is how far before buf[0] it begins.
+	back := off - pos
+	for i := len(o.before) - 1; i >= 0 && n > 0 && back > 0; i-- {
 		nearer := 0
 		for _, p := range o.before[:i] {
 			nearer += len(p)
 		}
-		if rest <= nearer {
+		if back <= nearer {
 			continue
 		}
-		p := o.before[i]
-		from := nearer + len(p) - rest
+		from := nearer + len(o.before[i]) - back
 		if from < 0 {
-			return fmt.Errorf("offset %d reaches over the %d bytes of history at hand", off, pos+nearer+len(p))
+			return fmt.Errorf("offset %d, only %d bytes of history are at hand", off, off+from)
 		}
-		k := copy(o.buf[pos:pos+n], p[from:])
-		pos, n, rest = pos+k, n-k, rest-k
-	}
-	if rest > 0 && n > 0 {
-		return fmt.Errorf("offset %d reaches over the history at hand", off)
+		k := copy(o.buf[pos:pos+n], o.before[i][from:])
+		pos, n, back = pos+k, n-k, back-k
 	}
 	if n > 0 {
-		overlapFrom(o.buf, pos, n, off)
+		repeat(o.buf[pos-off:pos+n], off)
 	}
 	return nil
-}
-
-// overlapFrom copies n bytes within b from off before pos.
-func overlapFrom(b []byte, pos, n, off int) {
-	if off >= n {
-		copy(b[pos:pos+n], b[pos-off:])
-		return
-	}
-	overlap(b[pos-off:pos+n], off)
 }

@@ -136,7 +136,7 @@ func TestEveryPointOfEveryStream(t *testing.T) {
 	samples := []struct {
 		name string
 		data []byte
-	}{{"program", sampleProgram(5 << 18)}, {"disk", sampleDisk(4 << 20)}}
+	}{{"program", sampleProgram(5 << 18 / sparing)}, {"disk", sampleDisk(4 << 20 / min(sparing, 2))}}
 	for _, c := range compressors {
 		for _, s := range samples {
 			t.Run(c.name+"/"+s.name, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestEveryPointOfEveryStream(t *testing.T) {
 				if !bytes.Equal(plain(t, src), s.data) {
 					t.Fatal("the reference decodes it to something else")
 				}
-				for i, sizes := range [][]int{{1 << 19}, {64 << 10, 77777, 333333}} {
+				for i, sizes := range [][]int{{1 << 19 / sparing}, {64 << 10, 77777, 333333}} {
 					all := walkAll(t, src, s.data, codec.Point{}, 0, sizes, asIs)
 					checkPoints(t, src, s.data, all)
 					checkContinued(t, src, s.data, all, sizes)
