@@ -63,6 +63,16 @@ func (d *demo) boots(ctx context.Context) ([]row, error) {
 			if err != nil {
 				return nil, err
 			}
+			if err := os.RemoveAll(cache); err != nil {
+				return nil, err
+			}
+			if err := step("index: "+v.name, func() error { return d.index(ctx, v) }); err != nil {
+				return nil, err
+			}
+			err = add(row{how: "machinefs mount, with index", variant: v}, func(r *row) error { return d.bootMounted(ctx, r, cache) })
+			if err != nil {
+				return nil, err
+			}
 		}
 		if err := os.RemoveAll(cache); err != nil {
 			return nil, err
@@ -117,6 +127,19 @@ func (d *demo) bootMounted(ctx context.Context, r *row, cache string) (err error
 	}
 	if err := d.bootFile(ctx, r, m.file, "raw", start); err != nil {
 		return fmt.Errorf("%w; machinefs said: %s", err, m.said())
+	}
+	return nil
+}
+
+// index stores an image's index in its repository, as its publisher would.
+func (d *demo) index(ctx context.Context, v *variant) error {
+	d.registry.Limit(0, 0)
+	defer d.registry.Limit(d.latency, d.rate)
+	cache := filepath.Join(d.work, "cache-index")
+	defer os.RemoveAll(cache)
+	build := exec.CommandContext(ctx, d.bin, "index", "--quiet", "--cache", cache, d.reference(v), "--push", d.registry.Addr+"/"+repository)
+	if said, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("run %s: %w: %s", build.Args, err, said)
 	}
 	return nil
 }
