@@ -25,6 +25,7 @@ func TestReadOnceAndAgain(t *testing.T) {
 		if pass == 1 && all != 0 {
 			t.Fatalf("%d spans decoded again", all)
 		}
+		settle(t, f)
 		if !f.Complete() {
 			t.Fatal("not complete")
 		}

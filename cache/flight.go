@@ -67,7 +67,7 @@ func (f *File) take(c claim) (v verdict, fl *flight, fresh bool, err error) {
 	if err != nil {
 		return 0, nil, false, err
 	}
-	if !c.force && !c.toEnd && f.local(c.from, us, ue) {
+	if !c.force && f.known(c.from, us, ue) > 0 {
 		return kept, nil, false, nil
 	}
 	rs, re, err := f.run(us)
@@ -116,7 +116,7 @@ func (f *File) reach(c claim, us, ue, rs, re int64) (end int64, walk bool, err e
 			if err != nil {
 				return 0, false, err
 			}
-			if f.local(end, vs, ve) {
+			if f.known(end, vs, ve) > 0 {
 				break
 			}
 			end = ve

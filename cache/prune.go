@@ -3,6 +3,7 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -177,12 +178,8 @@ func (c *Cache) remove(id string, unwanted bool) (bool, error) {
 		return false, nil
 	}
 	// Renamed first, in one step: who waits for the lock finds it gone, and who opens the entry makes a new one.
-	trash, err := os.MkdirTemp(filepath.Join(c.dir, "trash"), "")
-	if err != nil {
-		return false, err
-	}
-	if err := os.Rename(dir, filepath.Join(trash, id)); err != nil {
-		os.Remove(trash)
+	trash := filepath.Join(c.dir, "trash", fmt.Sprintf("%s-%x", id, rand.Uint64()))
+	if err := os.Rename(dir, trash); err != nil {
 		return false, err
 	}
 	return true, os.RemoveAll(trash)

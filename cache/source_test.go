@@ -9,24 +9,21 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 )
 
-// fakeSource is a stream in memory with any layout of spans. Decoding can begin at entries; in a stream whose size is not known, or
-// whose entries are few, it goes on at the place where the last walk ended.
+// fakeSource is a stream in memory with any layout of spans. Decoding can begin at entries, and wherever a walk has come to.
 type fakeSource struct {
 	data    []byte
 	bounds  []int64 // where spans begin, and the end
 	entries []int64 // where decoding can begin, in rising order; the first is 0
 	unsized bool    // the size becomes known by a walk to the end
 
-	mu       sync.Mutex
-	frontier int64 // the end of the longest walk: decoding can begin here too
-	known    atomic.Bool
-	decoded  []atomic.Int64 // how often each span was
-	calls    atomic.Int64
+	known   atomic.Bool
+	reached []atomic.Bool  // by a walk: the bounds where decoding can begin too
+	decoded []atomic.Int64 // how often each span was
+	calls   atomic.Int64
 
 	before func(ctx context.Context, i int) error // of decoding span i; may wait or fail
 }
@@ -34,6 +31,7 @@ type fakeSource struct {
 func newFake(data []byte, bounds, entries []int64) *fakeSource {
 	s := &fakeSource{data: data, bounds: bounds, entries: entries}
 	s.decoded = make([]atomic.Int64, len(bounds))
+	s.reached = make([]atomic.Bool, len(bounds))
 	return s
 }
 
@@ -76,26 +74,21 @@ func (s *fakeSource) Span(off int64) (int64, int64) {
 
 func (s *fakeSource) Run(off int64) (int64, int64) {
 	size := int64(len(s.data))
-	if off < size {
-		off = s.bounds[s.index(off)]
-	}
-	s.mu.Lock()
-	start := min(s.frontier, size)
-	s.mu.Unlock()
-	i, found := slices.BinarySearch(s.entries, off)
+	at := s.index(min(off, size))
+	i, found := slices.BinarySearch(s.entries, s.bounds[at])
 	if !found {
 		i--
 	}
-	if start > off || start < s.entries[i] {
-		start = s.entries[i]
+	for at > 0 && s.bounds[at] > s.entries[i] && !s.reached[at].Load() {
+		at--
 	}
 	if i+1 < len(s.entries) {
-		return start, s.entries[i+1]
+		return s.bounds[at], s.entries[i+1]
 	}
 	if s.Size() < 0 {
-		return start, math.MaxInt64
+		return s.bounds[at], math.MaxInt64
 	}
-	return start, size
+	return s.bounds[at], size
 }
 
 func (s *fakeSource) ReadSpans(ctx context.Context, start, end int64, keep func(int64, []byte) error) error {
@@ -123,9 +116,7 @@ func (s *fakeSource) ReadSpans(ctx context.Context, start, end int64, keep func(
 		if err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.frontier = max(s.frontier, b)
-		s.mu.Unlock()
+		s.reached[i+1].Store(true)
 	}
 	if i == len(s.bounds)-1 && s.unsized && end > size {
 		s.known.Store(true)

@@ -57,19 +57,25 @@ func (f *File) run(off int64) (start, end int64, err error) {
 	return start, end, nil
 }
 
-// atBoundary reports whether a unit begins or ends inside the page of off: then part of the page may be in edges.
+// atBoundary reports whether a unit begins or ends inside the page of off: then part of the page may be in edges. So may the last page be, whole,
+// for the moment after the size has become known.
 func (f *File) atBoundary(off, start, end int64) bool {
 	page := pageFloor(off)
-	return start > page || end < page+pageSize && end < f.limit()
+	return start > page || end < page+pageSize
 }
 
-// local reports whether the byte at off, in the unit given, is kept.
-func (f *File) local(off, start, end int64) bool {
-	if f.table.word(off/pageSize) != 0 {
-		return true
+// known returns how many bytes from off on, in the unit given, are known to be kept, looking no further than the page's end.
+func (f *File) known(off, start, end int64) int64 {
+	page := pageFloor(off)
+	if f.table.word(page/pageSize) != 0 {
+		return page + pageSize - off
 	}
-	var b [1]byte
-	return f.atBoundary(off, start, end) && f.fragment(b[:], off) == 1
+	if !f.atBoundary(off, start, end) {
+		return 0
+	}
+	buf := scratch.Get().(*[pageSize]byte)
+	defer scratch.Put(buf)
+	return int64(f.fragment(buf[:], off))
 }
 
 // missing returns the first byte in [off, end) that is not kept; end if there is none.
@@ -82,10 +88,11 @@ func (f *File) missing(off, end int64) (int64, error) {
 		if err != nil {
 			return off, err
 		}
-		if !f.local(off, us, ue) {
+		n := f.known(off, us, ue)
+		if n == 0 {
 			return off, nil
 		}
-		off = min(ue, pageFloor(off)+pageSize) // known as a part of its page
+		off += n // a part of its page, which another span completes
 	}
 	return end, nil
 }
