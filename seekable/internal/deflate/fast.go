@@ -141,7 +141,7 @@ var near = [8]struct {
 
 // copyNear writes a match whose distance is below 16, so that it may overlap itself. It writes up to 7 bytes too many.
 func copyNear(buf []byte, o, back, n int) {
-	end, step := o+n, 8
+	end := o + n
 	if back >= 8 {
 		for ; o < end; o += 8 {
 			binary.LittleEndian.PutUint64(buf[o:], binary.LittleEndian.Uint64(buf[o-back:]))
@@ -149,8 +149,7 @@ func copyNear(buf []byte, o, back, n int) {
 		return
 	}
 	v := binary.LittleEndian.Uint64(buf[o-back:]) & (1<<(8*back) - 1) * near[back&7].factor
-	step = near[back&7].step
-	for ; o < end; o += step {
+	for ; o < end; o += near[back&7].step {
 		binary.LittleEndian.PutUint64(buf[o:], v)
 	}
 }

@@ -47,7 +47,7 @@ func (h *headerReader) skip(n int) error {
 	return nil
 }
 
-// member reads a member's header.
+// memberHeader reads a member's header.
 func (d *decoder) memberHeader() error {
 	if err := d.want(10); err != nil {
 		return err
