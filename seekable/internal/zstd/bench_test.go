@@ -79,7 +79,8 @@ func walkBench(b *testing.B, src []byte, hash bool, each func(pt codec.Point, wi
 	<-done
 }
 
-// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without and with hashing, and resumed spans.
+// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without and with hashing, and resumed
+// spans.
 func Benchmark(b *testing.B) {
 	data := benchData(b)
 	for _, c := range compressors {

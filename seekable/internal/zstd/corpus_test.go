@@ -32,7 +32,8 @@ var program = sync.OnceValue(func() []byte {
 // sampleProgram returns n bytes of a program file.
 func sampleProgram(n int) []byte { return program()[:n] }
 
-// sampleDisk returns n bytes such as a partitioned disk has: aligned pieces of files, tables that are nearly empty, long runs of zeros.
+// sampleDisk returns n bytes such as a partitioned disk has: aligned pieces of files, tables that are nearly empty, long runs
+// of zeros.
 func sampleDisk(n int) []byte {
 	rnd := rand.New(rand.NewPCG(7, 11))
 	d := make([]byte, n)

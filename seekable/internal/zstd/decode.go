@@ -59,12 +59,12 @@ func readUnit(in *input, p *parser, f *frame, first bool, u *unit) error {
 	return nil
 }
 
-// finish checks what is known at the end of a block: that the frame is not longer than it said, and at its end the length and, if
-// digest is not nil, the checksum.
+// finish checks what is known at the end of a block: that the frame is not longer than it said, and at its end the length and,
+// if digest is not nil, the checksum.
 func (u *unit) finish(made int64, digest *xxhash.Digest) error {
 	f := u.frame
 	if f.ContentSize >= 0 && (made > f.ContentSize || u.last && made != f.ContentSize) {
-		return &codec.FormatError{Format: format, Off: u.in, Msg: fmt.Sprintf("frame yields %d bytes so far, want %d in all", made, f.ContentSize)}
+		return malformed(u.in, "frame yields %d bytes so far, want %d in all", made, f.ContentSize)
 	}
 	if u.last && f.Checksum && digest != nil {
 		return checkSum(uint32(digest.Sum64()), u.sum, f.start)
@@ -76,7 +76,8 @@ func checkSum(got, want uint32, off int64) error {
 	if got == want {
 		return nil
 	}
-	return &codec.ChecksumError{Format: format, Kind: "XXH64", Off: off, Got: fmt.Sprintf("%08x", got), Want: fmt.Sprintf("%08x", want)}
+	g, w := fmt.Sprintf("%08x", got), fmt.Sprintf("%08x", want)
+	return &codec.ChecksumError{Format: format, Kind: "XXH64", Off: off, Got: g, Want: w}
 }
 
 // A decoder is what one call of Decode needs besides its arguments: about 1 MiB, used again by later calls.
@@ -89,8 +90,8 @@ type decoder struct {
 
 var decoders = sync.Pool{New: func() any { return &decoder{parser: newParser()} }}
 
-// Decode decodes one span: see package codec. src may hold the rest of a frame, whole frames and the beginning of another, as they come. The
-// checksum of a frame is verified if the frame lies in src as a whole.
+// Decode decodes one span: see package codec. src may hold the rest of a frame, whole frames and the beginning of another, as
+// they come. The checksum of a frame is verified if the frame lies in src as a whole.
 func Decode(dst, src []byte, at codec.Point, window []byte) error {
 	if at.State == nil && at.Lead == 0 {
 		if done, err := decodeFrames(dst, src, at.In); done {
@@ -108,7 +109,7 @@ func Decode(dst, src []byte, at codec.Point, window []byte) error {
 
 func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	if at.Lead < 0 || at.Lead >= maxBlock {
-		return &codec.FormatError{Format: format, Off: at.In, Msg: fmt.Sprintf("lead of %d bytes, want less than %d", at.Lead, maxBlock)}
+		return malformed(at.In, "lead of %d bytes, want less than %d", at.Lead, maxBlock)
 	}
 	in := memory(src, at.In)
 	out := output{buf: dst}
@@ -129,7 +130,7 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	full := false // a block went beyond dst: nothing may follow
 	for in.b > in.a {
 		if full {
-			return &codec.FormatError{Format: format, Off: in.off, Msg: fmt.Sprintf("%d bytes after the span", in.b-in.a)}
+			return malformed(in.off, "%d bytes after the span", in.b-in.a)
 		}
 		if f == nil {
 			var err error
@@ -174,8 +175,8 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	return nil
 }
 
-// place executes a block into out, without the first *lead bytes that come out. It returns the block's output, or nil if that goes
-// beyond out's buffer, which is full then.
+// place executes a block into out, without the first *lead bytes that come out. It returns the block's output, or nil if that
+// goes beyond out's buffer, which is full then.
 func (d *decoder) place(out *output, b *block, lead *int) ([]byte, error) {
 	pos := out.pos
 	if *lead == 0 && len(out.buf)-pos >= b.size+slack {

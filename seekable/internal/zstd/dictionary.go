@@ -18,20 +18,23 @@ const (
 // Huffman tree of two symbols.
 var (
 	defaultDesc = [codes][]byte{
-		codeLL: {0x51, 0x10, 0x63, 0x8c, 0x31, 0xc6, 0x18, 0x63, 0x0c, 0x21, 0xc4, 0x18, 0x63, 0x66, 0x66, 0x86, 0x46, 0x92, 0x04, 0x00},
+		codeLL: {0x51, 0x10, 0x63, 0x8c, 0x31, 0xc6, 0x18, 0x63, 0x0c, 0x21, 0xc4, 0x18, 0x63, 0x66, 0x66,
+			0x86, 0x46, 0x92, 0x04, 0x00},
 		codeOF: {0x20, 0x84, 0x10, 0x42, 0x66, 0x46, 0x44, 0x44, 0x44, 0x44, 0x24, 0x49, 0x02, 0x00},
-		codeML: {0x21, 0x14, 0xc4, 0x18, 0x63, 0x8c, 0x21, 0x84, 0x10, 0x42, 0x08, 0x21, 0x84, 0x10, 0x42, 0x08, 0x21, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x24, 0x09, 0x00, 0x00},
+		codeML: {0x21, 0x14, 0xc4, 0x18, 0x63, 0x8c, 0x21, 0x84, 0x10, 0x42, 0x08, 0x21, 0x84, 0x10,
+			0x42, 0x08, 0x21, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x44, 0x24, 0x09, 0x00, 0x00},
 	}
 	defaultHuff = []byte{0x80, 0x10}
 )
 
-// Dictionary returns the Point as a zstd dictionary (RFC 8878 §5): any zstd decoder that is given it decodes the Point's blocks, put
-// behind a frame header with the Point's window and DictionaryID, and with the last one marked as the last. window is what Decode takes. A
-// natural start needs no dictionary: nil.
+// Dictionary returns the Point as a zstd dictionary (RFC 8878 §5): any zstd decoder that is given it decodes the Point's
+// blocks, put behind a frame header with the Point's window and DictionaryID, and with the last one marked as the last. window
+// is what Decode takes. A natural start needs no dictionary: nil.
 //
-// The format cannot express two things. A repeat offset that reaches beyond the window's start gets zeros before the window; it is one that no
-// block uses. A table in RLE mode is replaced by the default one, which only a block that repeats an RLE table would notice; libzstd
-// and klauspost/compress never write such blocks. Decode has neither limit: it does not work by way of a dictionary.
+// The format cannot express two things. A repeat offset that reaches beyond the window's start gets zeros before the window; it
+// is one that no block uses. A table in RLE mode is replaced by the default one, which only a block that repeats an RLE table
+// would notice; libzstd and klauspost/compress never write such blocks. Decode has neither limit: it does not work by way of a
+// dictionary.
 func Dictionary(at codec.Point, window []byte) ([]byte, error) {
 	if at.State == nil {
 		return nil, nil
@@ -62,7 +65,7 @@ func Dictionary(at codec.Point, window []byte) ([]byte, error) {
 	}
 	far := max(slices.Max(p.ent.rep[:]), 8)
 	if int64(far) > maxWindow {
-		return nil, &codec.FormatError{Format: format, Off: at.In, Msg: "repeat offset beyond any window"}
+		return nil, malformed(at.In, "repeat offset beyond any window")
 	}
 	if missing := int(far) - len(window); missing > 0 {
 		d = append(d, make([]byte, missing)...)

@@ -37,8 +37,8 @@ func copy32(dst, src *[32]byte) {
 	binary.LittleEndian.PutUint64(dst[24:32], b)
 }
 
-// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes. parse has made sure that the sequences
-// take no more literals than there are and yield b.size bytes with the rest of them.
+// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes. parse has made sure that the
+// sequences take no more literals than there are and yield b.size bytes with the rest of them.
 func (o *output) execute(b *block) error {
 	buf, pos, lits := o.buf[:o.pos+b.size+slack], o.pos, b.lits
 	if b.fill {
@@ -48,7 +48,8 @@ func (o *output) execute(b *block) error {
 	}
 	lits = lits[:min(cap(lits), len(lits)+slack)]
 	lp := 0
-	// Where the frame's start lies in buf, no source may lie before it; else none before buf, unless it is looked for in o.before.
+	// Where the frame's start lies in buf, no source may lie before it; else none before buf, unless it is looked for in
+	// o.before.
 	low := 0
 	if m := int64(pos) - o.made; m > 0 {
 		low = int(m)

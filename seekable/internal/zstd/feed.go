@@ -34,8 +34,8 @@ type job struct {
 	err error // the end of the stream (io.EOF) or of the walk
 }
 
-// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the part of decoding that does not need the output, the
-// literals and the sequences.
+// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the part of decoding that does
+// not need the output, the literals and the sequences.
 type feeder struct {
 	in    input
 	p     *parser
@@ -146,7 +146,8 @@ func (f *feeder) seek() (err error) {
 	return err
 }
 
-// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the length of the output is not known, decoding begins at once.
+// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the length of the output is not
+// known, decoding begins at once.
 func (f *feeder) takeWhole(j *job) (ok bool, err error) {
 	if c := f.frame.ContentSize; c > maxWhole || c < 0 && !f.small && !f.in.pzstd {
 		return false, nil

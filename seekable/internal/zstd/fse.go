@@ -33,9 +33,9 @@ var (
 	maxLog     = [codes]int{codeLL: 9, codeOF: 8, codeML: 9}
 )
 
-// An entry of a decoding table. Bits 0-7: how many bits lead to the next state. Bits 8-15: how many extra bits the symbol's value has.
-// Bits 16-31: base of the next state. Bits 32-63: base of the symbol's value. One word, so that the sums of the low bytes of
-// three entries tell with one addition how many bits a sequence takes.
+// An entry of a decoding table. Bits 0-7: how many bits lead to the next state. Bits 8-15: how many extra bits the symbol's
+// value has. Bits 16-31: base of the next state. Bits 32-63: base of the symbol's value. One word, so that the sums of the low
+// bytes of three entries tell with one addition how many bits a sequence takes.
 type entry uint64
 
 // sent is how a table was sent: enough to build it again.

@@ -17,8 +17,8 @@ const (
 	maxHeader      = 18         // magic, descriptor, window, dictionary id, content size
 	checksumSize   = 4
 
-	// maxWindow is the largest window that a frame may ask for: zstd --long=27, or --ultra -22. A window is what has to be kept beside every
-	// span, so it cannot be as large as the format allows (3.75 TiB; zstd --long=31 makes 2 GiB).
+	// maxWindow is the largest window that a frame may ask for: zstd --long=27, or --ultra -22. A window is what has to be kept
+	// beside every span, so it cannot be as large as the format allows (3.75 TiB; zstd --long=31 makes 2 GiB).
 	maxWindow = 128 << 20
 )
 
@@ -31,16 +31,15 @@ type FrameHeader struct {
 	Checksum    bool   // the last 4 bytes of the frame are the low half of its content's XXH64
 }
 
-// Header reads the frame header at the start of src. An error that wraps io.ErrUnexpectedEOF says that src is too short for it; 18 bytes are
-// always enough. Skippable frames are refused: see Skippable.
+// Header reads the frame header at the start of src. An error that wraps io.ErrUnexpectedEOF says that src is too short for it;
+// 18 bytes are always enough. Skippable frames are refused: see Skippable.
 func Header(src []byte) (FrameHeader, error) {
 	h := FrameHeader{ContentSize: -1}
-	short := &codec.FormatError{Format: format, Msg: fmt.Sprintf("frame header ends after %d bytes", len(src)), Err: io.ErrUnexpectedEOF}
 	if len(src) < 5 {
-		return h, short
+		return h, truncated(int64(len(src)), "a frame header")
 	}
 	if m := binary.LittleEndian.Uint32(src); m != frameMagic {
-		return h, &codec.FormatError{Format: format, Msg: fmt.Sprintf("magic 0x%08x, want 0x%08x", m, uint32(frameMagic))}
+		return h, malformed(0, "magic 0x%08x, want 0x%08x", m, uint32(frameMagic))
 	}
 	d := src[4]
 	single := d&0x20 != 0
@@ -53,10 +52,10 @@ func Header(src []byte) (FrameHeader, error) {
 	h.Len = 5 + windowLen + idLen + sizeLen
 	h.Checksum = d&4 != 0
 	if d&8 != 0 {
-		return h, &codec.FormatError{Format: format, Msg: fmt.Sprintf("frame descriptor 0x%02x, want the reserved bit 0", d)}
+		return h, malformed(0, "frame descriptor 0x%02x, want the reserved bit 0", d)
 	}
 	if len(src) < h.Len {
-		return h, short
+		return h, truncated(int64(len(src)), "a frame header")
 	}
 	p := src[5:]
 	if !single {
@@ -71,7 +70,7 @@ func Header(src []byte) (FrameHeader, error) {
 			size += 256
 		}
 		if size > math.MaxInt64 {
-			return h, &codec.FormatError{Format: format, Msg: fmt.Sprintf("content size %d, want at most %d", size, int64(math.MaxInt64))}
+			return h, malformed(0, "content size %d, want at most %d", size, int64(math.MaxInt64))
 		}
 		h.ContentSize = int64(size)
 	}
@@ -89,7 +88,8 @@ func littleEndian(b []byte) (v uint64) {
 	return v
 }
 
-// Skippable tells whether src begins with a skippable frame (RFC 8878 §3.1.2), and how long that is, its 8 bytes of header included.
+// Skippable tells whether src begins with a skippable frame (RFC 8878 §3.1.2), and how long that is, its 8 bytes of header
+// included.
 func Skippable(src []byte) (n int64, ok bool) {
 	if len(src) < skippableHead || binary.LittleEndian.Uint32(src)&^0xf != skippableMagic {
 		return 0, false
@@ -108,12 +108,11 @@ type frame struct {
 // newFrame checks that a frame can be decoded.
 func newFrame(h FrameHeader, start int64) (*frame, error) {
 	if h.DictID != 0 {
-		return nil, &codec.FormatError{Format: format, Off: start,
-			Msg: fmt.Sprintf("frame made with dictionary %d; compress it again without one", h.DictID)}
+		return nil, malformed(start, "frame made with dictionary %d; compress it again without one", h.DictID)
 	}
 	if h.Window > maxWindow {
-		return nil, &codec.FormatError{Format: format, Off: start, Msg: fmt.Sprintf(
-			"frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31", h.Window, maxWindow)}
+		return nil, malformed(start, "frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31",
+			h.Window, maxWindow)
 	}
 	// Every decoder takes windows below 1 KiB for 1 KiB; only single segments can have them.
 	f := &frame{FrameHeader: h, start: start, window: max(int(h.Window), 1<<10)}
@@ -129,10 +128,15 @@ func (f *frame) reach() int {
 	return f.window
 }
 
-// at sets the offset of an error that Header returned.
+// malformed says what is wrong at a byte of the stream.
+func malformed(off int64, msg string, v ...any) error {
+	return &codec.FormatError{Format: format, Off: off, Msg: fmt.Sprintf(msg, v...)}
+}
+
+// at moves an error that Header returned to where the header lies.
 func at(off int64, err error) error {
 	if e := (*codec.FormatError)(nil); errors.As(err, &e) {
-		e.Off = off
+		e.Off += off
 	}
 	return err
 }

@@ -27,8 +27,8 @@ type input struct {
 // memory returns an input over b, which lies at byte off of the stream.
 func memory(b []byte, off int64) input { return input{buf: b[:len(b):len(b)], b: len(b), off: off} }
 
-// peek returns the next n bytes without consuming them, or fewer at the end of the stream. They stay valid until the next peek, or
-// forever if there is no reader. An error is one of the reader.
+// peek returns the next n bytes without consuming them, or fewer at the end of the stream. They stay valid until the next peek,
+// or forever if there is no reader. An error is one of the reader.
 func (in *input) peek(n int) ([]byte, error) {
 	for in.b-in.a < n && in.r != nil && in.err == nil {
 		in.fill(n)
@@ -86,7 +86,8 @@ func (in *input) discard(n int64) error {
 	return nil
 }
 
-// nextFrame passes skippable frames and returns the header of the frame that follows, not consumed; nil at the end of the stream.
+// nextFrame passes skippable frames and returns the header of the frame that follows, not consumed; nil at the end of the
+// stream.
 func (in *input) nextFrame() (*frame, error) {
 	for {
 		b, err := in.peek(skippableHead)

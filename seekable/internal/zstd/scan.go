@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
 // Info is what the start of a stream tells.
@@ -52,7 +50,8 @@ func (s *scanner) get(off int64, n int) ([]byte, error) {
 	if s.reads == 0 {
 		return nil, errBudget
 	}
-	// Where one block fills the window, the rest of it is read in vain; where there are many blocks in it, larger ones save reads.
+	// Where one block fills the window, the rest of it is read in vain; where there are many blocks in it, larger ones save
+	// reads.
 	if s.hits > 4 {
 		s.size = min(2*s.size, scanWindow)
 	} else if s.used > 0 {
@@ -69,7 +68,8 @@ func (s *scanner) get(off int64, n int) ([]byte, error) {
 	return s.buf[:n], nil
 }
 
-// skip passes skippable frames at off. next is the compressed length of the frame that follows, if the last of them told it, else 0.
+// skip passes skippable frames at off. next is the compressed length of the frame that follows, if the last of them told it,
+// else 0.
 func (s *scanner) skip(off int64) (at, next int64, err error) {
 	for {
 		b, err := s.get(off, pzstdLen)
@@ -104,8 +104,8 @@ func (s *scanner) frame(off int64) (*frame, error) {
 	return newFrame(h, off)
 }
 
-// Sniff reads the start of a stream: one read of up to 64 KiB, and more only if there are large skippable frames in front. Where a stream has but one frame, as
-// most have, its ContentSize is the size of the output.
+// Sniff reads the start of a stream: one read of up to 64 KiB, and more only if there are large skippable frames in front.
+// Where a stream has but one frame, as most have, its ContentSize is the size of the output.
 func Sniff(ctx context.Context, b Blob) (Info, error) {
 	s := &scanner{ctx: ctx, b: b, reads: sniffReads, size: scanWindow}
 	off, next, err := s.skip(0)
@@ -124,17 +124,18 @@ func Sniff(ctx context.Context, b Blob) (Info, error) {
 
 func tooMany(off int64, err error) error {
 	if err == errBudget {
-		return &codec.FormatError{Format: format, Off: off, Msg: fmt.Sprintf("no frame after skippable frames that took %d reads", sniffReads)}
+		return malformed(off, "no frame after skippable frames that took %d reads", sniffReads)
 	}
 	return err
 }
 
-// Scan finds the frames of a stream that has no seek table, by passing over their block headers with at most the given number of reads, of 4 to 64 KiB each. complete tells
-// whether it got to the end; then the frames are all there are, and the output's size is known. Otherwise they are the first ones.
+// Scan finds the frames of a stream that has no seek table, by passing over their block headers with at most the given number
+// of reads, of 4 to 64 KiB each. complete tells whether it got to the end; then the frames are all there are, and the output's
+// size is known. Otherwise they are the first ones.
 //
-// It gets as far as content sizes are given (zstd gives them for files, not for pipes; pzstd does not). Where it is plain after a few reads that there are too few, it
-// stops: blocks are at most 128 KiB, so that a GiB has 8,192 of them. That is nothing for a local file and too much for a registry.
-// Frames without output are left out.
+// It gets as far as content sizes are given (zstd gives them for files, not for pipes; pzstd does not). Where it is plain after
+// a few reads that there are too few, it stops: blocks are at most 128 KiB, so that a GiB has 8,192 of them. That is nothing
+// for a local file and too much for a registry. Frames without output are left out.
 func Scan(ctx context.Context, b Blob, reads int) (frames []Frame, complete bool, err error) {
 	s := &scanner{ctx: ctx, b: b, reads: reads, size: scanWindow}
 	var off, out int64
@@ -157,7 +158,7 @@ func Scan(ctx context.Context, b Blob, reads int) (frames []Frame, complete bool
 			frames = append(frames, Frame{In: p.frame.start, InLen: p.size, Out: out, OutLen: c})
 		}
 		if out += c; out < 0 {
-			return frames, false, &codec.FormatError{Format: format, Off: off, Msg: "content sizes overflow"}
+			return frames, false, malformed(off, "content sizes overflow")
 		}
 	}
 }
@@ -201,8 +202,7 @@ func (s *scanner) hop(off int64, reads int) (*hopper, error) {
 		return nil, truncated(size, "a frame")
 	}
 	if next == 0 && f.ContentSize > p.bound {
-		return nil, &codec.FormatError{Format: format, Off: f.start, Msg: fmt.Sprintf(
-			"content size %d, but the blocks yield at most %d bytes", f.ContentSize, p.bound)}
+		return nil, malformed(f.start, "content size %d, but the blocks yield at most %d bytes", f.ContentSize, p.bound)
 	}
 	return p, nil
 }

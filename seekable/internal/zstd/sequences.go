@@ -34,8 +34,8 @@ func loadBits(in []byte, at int) uint64 {
 	return w >> (at & 7)
 }
 
-// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC 8878 §3.1.1.3.2.1.2), and moves the
-// repeat offsets on. It returns the sums of the literals' and matches' lengths.
+// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC 8878 §3.1.1.3.2.1.2), and moves
+// the repeat offsets on. It returns the sums of the literals' and matches' lengths.
 func decodeSequences(out []sequence, in []byte, t *tables, rep *[3]uint32) (lits, matches int, err error) {
 	if len(in) == 0 || in[len(in)-1] == 0 {
 		return 0, 0, errors.New("sequence bits have no end mark")
@@ -57,7 +57,8 @@ func decodeSequences(out []sequence, in []byte, t *tables, rep *[3]uint32) (lits
 		batch := out[:min(len(out), 1<<14)]
 		out = out[len(batch):]
 		for i := range batch {
-			// What this sequence takes, from the highest bit down: extra bits of offset, match and literals length, then the three next states.
+			// What this sequence takes, from the highest bit down: extra bits of offset, match and literals length, then the
+			// three next states.
 			sum := uint64(ll + of + ml)
 			states, add := sum&0xff, sum>>8&0xff
 			if i == len(batch)-1 && len(out) == 0 {
@@ -92,8 +93,8 @@ func decodeSequences(out []sequence, in []byte, t *tables, rep *[3]uint32) (lits
 			off := uint32(of>>32) + uint32(w&t.mask[n&63])
 			ll, of, ml = nLL, nOF, nML
 
-			// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets, the next one if there are no literals
-			// (RFC 8878 §3.1.1.5). Conditional moves, no branches: nothing here can be predicted.
+			// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets, the next one if there are
+			// no literals (RFC 8878 §3.1.1.5). Conditional moves, no branches: nothing here can be predicted.
 			which := off - 1
 			if lit == 0 {
 				which++

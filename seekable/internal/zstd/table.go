@@ -33,8 +33,9 @@ const (
 	tailRead       = 64 << 10   // what is read of the blob's end at first; holds tables of 5,400 frames with checksums
 )
 
-// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is larger. ok is false if there is none. A table that is malformed or does not cover
-// the blob byte for byte is a *codec.FormatError; the blob may still decode without it.
+// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is larger. ok is false if
+// there is none. A table that is malformed or does not cover the blob byte for byte is a *codec.FormatError; the blob may still
+// decode without it.
 func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	size := b.Size()
 	tail := make([]byte, min(size, tailRead))
@@ -71,8 +72,9 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 		tail = more
 	}
 	t := tail[int64(len(tail))-total:]
-	if m, l := binary.LittleEndian.Uint32(t), binary.LittleEndian.Uint32(t[4:]); m != seekSkippable || int64(l) != total-skippableHead {
-		return bad("begins with magic 0x%08x and length %d, want 0x%08x and %d", m, l, uint32(seekSkippable), total-skippableHead)
+	m, l := binary.LittleEndian.Uint32(t), int64(binary.LittleEndian.Uint32(t[4:]))
+	if want := total - skippableHead; m != seekSkippable || l != want {
+		return bad("begins with magic 0x%08x and length %d, want 0x%08x and %d", m, l, uint32(seekSkippable), want)
 	}
 	t = t[skippableHead:]
 	frames = make([]Frame, n)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -18,8 +19,10 @@ type walked struct {
 	off, n   int         // of the output
 }
 
-// walkAll walks src from a place on with spans of the given sizes, in turn, and checks the bytes. have is how many bytes of want lie before the first span.
-func walkAll(t *testing.T, src, want []byte, at codec.Point, have int, sizes []int, reader func(io.Reader) io.Reader) (all []walked) {
+// walkAll walks src from a place on with spans of the given sizes, in turn, and checks the bytes. have is how many bytes of
+// want lie before the first span.
+func walkAll(t *testing.T, src, want []byte, at codec.Point, have int, sizes []int,
+	reader func(io.Reader) io.Reader) (all []walked) {
 	t.Helper()
 	start := have - at.Lead
 	w := openAt(t, reader(bytes.NewReader(src[at.In:])), at, want[:start], src)
@@ -115,8 +118,9 @@ func checkPoints(t *testing.T, src, want []byte, all []walked) {
 func asIs(r io.Reader) io.Reader { return r }
 
 func samePoint(a, b codec.Point) error {
-	if a.In != b.In || a.InEnd != b.InEnd || a.Lead != b.Lead || !bytes.Equal(a.State, b.State) || (a.State == nil) != (b.State == nil) {
-		return fmt.Errorf("in %d-%d lead %d state %x, want in %d-%d lead %d state %x", a.In, a.InEnd, a.Lead, a.State, b.In, b.InEnd, b.Lead, b.State)
+	x, y := a, b
+	if x.Used, y.Used = nil, nil; !reflect.DeepEqual(x, y) {
+		return fmt.Errorf("%+v, want %+v", x, y)
 	}
 	if (a.Used == nil) != (b.Used == nil) {
 		return errors.New("one has marks")

@@ -3,7 +3,6 @@ package zstd
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -11,18 +10,20 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// fast decodes whole frames: its assembly is a quarter faster than this package's own decoder, but it cannot start in the middle. One is enough
-// for all; it runs as many calls at once as there are processors.
+// fast decodes whole frames: its assembly is a quarter faster than this package's own decoder, but it cannot start in the
+// middle. One is enough for all; it runs as many calls at once as there are processors.
 var fast = sync.OnceValue(func() *zstd.Decoder {
 	// What it may write is bounded by the buffer given, and it needs no window beside it.
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderMaxWindow(maxWindow))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		panic(err) // the options are constants
 	}
 	return d
 })
 
-// decodeFrame decodes the frame that src is into dst, which is all that may be written to, and returns how long it is. off is where the frame lies.
+// decodeFrame decodes the frame that src is into dst, which is all that may be written to, and returns how long it is. off is
+// where the frame lies.
 func decodeFrame(dst, src []byte, off int64) (int, error) {
 	out, err := fast().DecodeAll(src, dst[:0:len(dst)])
 	switch {
@@ -38,7 +39,7 @@ func decodeFrame(dst, src []byte, off int64) (int, error) {
 func decodeExact(dst, src []byte, off int64) error {
 	n, err := decodeFrame(dst, src, off)
 	if err == nil && n != len(dst) {
-		err = &codec.FormatError{Format: format, Off: off, Msg: fmt.Sprintf("frame yields %d bytes, want %d", n, len(dst))}
+		err = malformed(off, "frame yields %d bytes, want %d", n, len(dst))
 	}
 	return err
 }
@@ -77,7 +78,8 @@ func (p *hopper) output() (n int64, known bool) {
 	return p.bound, false
 }
 
-// decodeFrames decodes src into dst if src is nothing but whole frames of known sizes that fill dst; done is false if it is something else.
+// decodeFrames decodes src into dst if src is nothing but whole frames of known sizes that fill dst; done is false if it is
+// something else.
 func decodeFrames(dst, src []byte, off int64) (done bool, err error) {
 	type piece struct {
 		b      []byte
