@@ -116,6 +116,9 @@ func content(n int, random bool, rnd *rand.Rand) []byte {
 	return p[:n]
 }
 
+// contentOf is n random bytes, the same every time.
+func contentOf(n int) []byte { return content(n, true, rand.New(rand.NewPCG(uint64(n), 1))) }
+
 // tool runs a tool to its end, with stdin, and returns what it wrote.
 func tool(t testing.TB, stdin, name string, args ...string) string {
 	t.Helper()
