@@ -24,12 +24,14 @@ type Cache struct {
 	dir   string
 	limit int64
 	log   *slog.Logger
-	wg    sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup // what goes on in the background; nothing is added once closed
 
 	grown    atomic.Int64 // bytes kept since the limit was last looked at
 	evicting atomic.Bool
 	over     atomic.Bool
-	closed   atomic.Bool
 
 	failing atomic.Pointer[error] // why the last attempt to keep something failed; nil if it did not
 }
@@ -63,7 +65,9 @@ func Open(c Config) (*Cache, error) {
 
 // Close waits for what goes on in the background. Entries that are open stay so, but the limit is no longer looked after.
 func (c *Cache) Close() error {
-	c.closed.Store(true)
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	c.wg.Wait()
 	return nil
 }

@@ -51,6 +51,41 @@ func TestFlips(t *testing.T) {
 	}
 }
 
+// Words and records that vouch for zeros are what damage is most likely to put in the wrong place.
+func TestMisplacedZeros(t *testing.T) {
+	data := bytes.Repeat([]byte("not zero"), 8*span64/8)
+	src := evenSpans(data, span64)
+	f := openFile(t, openCache(t, t.TempDir()), "k", src)
+	checkRead(t, f, data, 0, len(data))
+	settle(t, f)
+	pages := int64(len(data) / pageSize)
+	for page := range pages {
+		if err := f.table.store(page, []uint32{f.salt.zero(page)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkRead(t, f, data, 0, len(data))
+	if most, _ := src.most(); most != 2 {
+		t.Errorf("a span was decoded %d times, want 2", most)
+	}
+
+	// A record of zeros at the start of page 0, copied to all others, whose data are holes.
+	clear(data)
+	copy(data[3*span64:], bytes.Repeat([]byte("not zero"), span64))
+	src = newFake(data, []int64{0, 1000, int64(len(data)) - 5, int64(len(data))}, []int64{0, 1000, int64(len(data)) - 5})
+	f = openFile(t, openCache(t, t.TempDir()), "k", src)
+	checkRead(t, f, data, 0, 1000)
+	settle(t, f)
+	var record [edgeBytes]byte
+	if n, _ := f.edges.ReadAt(record[:], 0); n != edgeBytes || record == [edgeBytes]byte{} {
+		t.Fatal("no record of page 0")
+	}
+	if _, err := f.edges.WriteAt(record[:], (pages-1)*edgeBytes); err != nil {
+		t.Fatal(err)
+	}
+	checkRead(t, f, data, (pages-1)*pageSize, pageSize)
+}
+
 // The table's file is cut off under its mapping: SIGBUS for whoever looks. Reads go on without it.
 func TestTableCutOff(t *testing.T) {
 	data := image64(t, 4)
@@ -157,8 +192,8 @@ func TestDiskFull(t *testing.T) {
 func TestBacking(t *testing.T) {
 	r := testRand(t)
 	data := imageBytes(r, 5*span64+300)
-	clear(data[2*pageSize : 5*pageSize])
-	data[0] = 1
+	clear(data[:5*pageSize])
+	data[9*pageSize] = 1
 	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, 50_000))
 	checkRead(t, f, data, 0, span64)
 	verify := func(want int64) {
@@ -203,9 +238,9 @@ func TestBacking(t *testing.T) {
 		t.Error("opened twice")
 	}
 	// Damage that a read finds ends it.
-	if _, err := f.data.WriteAt([]byte{data[0] ^ 1}, 0); err != nil {
+	if _, err := f.data.WriteAt([]byte{data[9*pageSize] ^ 1}, 9*pageSize); err != nil {
 		t.Fatal(err)
 	}
-	checkRead(t, f, data, 0, 10)
+	checkRead(t, f, data, 9*pageSize, 10)
 	backing(false)
 }

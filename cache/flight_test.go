@@ -132,6 +132,52 @@ func TestServedOnTheWay(t *testing.T) {
 	}
 }
 
+// The bytes of a page that the walk has only begun are in hand.
+func TestServedFromTheCarry(t *testing.T) {
+	data := image64(t, 6)
+	var bounds []int64
+	for off := int64(0); off < int64(len(data)); off += span64 - 1000 {
+		bounds = append(bounds, off)
+	}
+	src := newFake(data, append(bounds, int64(len(data))), []int64{0})
+	g := newGate(src, 3)
+	f := openFile(t, openCache(t, t.TempDir()), "k", src)
+	far := make(chan struct{})
+	go func() {
+		defer close(far)
+		checkRead(t, f, data, bounds[5], 10)
+	}()
+	<-g.reached
+	checkRead(t, f, data, bounds[3]-900, 900)
+	across := make(chan struct{})
+	go func() {
+		defer close(across)
+		checkRead(t, f, data, bounds[3]-900, 5000)
+	}()
+	until(t, "the second reader waits", func() bool { return f.waiting() == 2 })
+	g.open <- nil
+	<-across
+	close(g.open)
+	<-far
+	if most, _ := src.most(); most != 1 {
+		t.Errorf("a span was decoded %d times", most)
+	}
+}
+
+// What was kept between a reader's look and its asking is not fetched again.
+func TestKeptMeanwhile(t *testing.T) {
+	data := image64(t, 2)
+	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, span64))
+	checkRead(t, f, data, 0, 10)
+	settle(t, f)
+	if w, fl, n, err := f.enlist(make([]byte, 10), 0, false); w != nil || fl != nil || n != 0 || err != nil {
+		t.Errorf("asked for what is kept: %v %v %d %v", w, fl, n, err)
+	}
+	if n := f.Stats().Fetches; n != 1 {
+		t.Errorf("%d fetches", n)
+	}
+}
+
 func TestReaderGivesUp(t *testing.T) {
 	data := image64(t, 2)
 	src := evenSpans(data, span64)

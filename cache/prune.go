@@ -185,9 +185,11 @@ func (c *Cache) remove(id string, unwanted bool) (bool, error) {
 	return true, os.RemoveAll(trash)
 }
 
-// keepLimit removes entries in the background if the cache has grown beyond its limit.
+// keepLimit removes entries in the background if the cache has grown beyond its limit. What is open may exceed it.
 func (c *Cache) keepLimit() {
-	if c.limit <= 0 || c.closed.Load() || !c.evicting.CompareAndSwap(false, true) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit <= 0 || c.closed || !c.evicting.CompareAndSwap(false, true) {
 		return
 	}
 	c.grown.Store(0)
