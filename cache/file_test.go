@@ -53,3 +53,21 @@ func TestReadBounds(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+func TestHitAllocatesNothing(t *testing.T) {
+	data := image64(t, 2)
+	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, span64))
+	checkRead(t, f, data, 0, len(data))
+	p := make([]byte, 5*pageSize)
+	ctx := context.Background()
+	for _, r := range [][2]int64{{0, pageSize}, {3 * pageSize, 5 * pageSize}} {
+		n := testing.AllocsPerRun(100, func() {
+			if err := f.ReadAt(ctx, p[:r[1]], r[0]); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n != 0 {
+			t.Errorf("a hit of %d bytes allocates %v times", r[1], n)
+		}
+	}
+}
