@@ -66,7 +66,7 @@ func buildIndex(blocks []built) []byte {
 	return appendCRC(index, 0)
 }
 
-func buildFooter(indexSize int, check Check) []byte {
+func buildFooter(indexSize int64, check Check) []byte {
 	footer := binary.LittleEndian.AppendUint32(make([]byte, 4), uint32(indexSize/4-1))
 	footer = append(footer, 0, byte(check))
 	binary.LittleEndian.PutUint32(footer, crc32.ChecksumIEEE(footer[4:]))
@@ -80,5 +80,5 @@ func buildStream(check Check, blocks ...built) []byte {
 		file = append(file, b.bytes...)
 	}
 	index := buildIndex(blocks)
-	return append(append(file, index...), buildFooter(len(index), check)...)
+	return append(append(file, index...), buildFooter(int64(len(index)), check)...)
 }

@@ -115,7 +115,7 @@ func (s *checksum) appendState(b []byte, length int64) []byte {
 	}
 	m, err := s.sha.(encoding.BinaryMarshaler).MarshalBinary()
 	if err != nil || len(m) != goSHASize || string(m[:4]) != goSHAMagic {
-		// The form is documented as stable only within a Go release: the tests would see it change.
+		// Go does not promise the form. A release that changes it fails the tests.
 		panic("xz: crypto/sha256 keeps its state in a form that is not known")
 	}
 	return append(b, m[4:4+32+length&63]...)

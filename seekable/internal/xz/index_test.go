@@ -218,8 +218,8 @@ func TestHostileIndexes(t *testing.T) {
 		"index of 16 GiB":        join(stream[:end-edge], buildFooter(1<<34, CheckNone)),
 		"index too short":        join(stream[:end-edge], buildFooter(12, CheckNone)),
 		"index of nothing":       join(stream, make([]byte, 4), buildFooter(4, CheckNone)),
-		"another check":          join(stream[:end-edge], buildFooter(len(buildIndex([]built{ok})), CheckCRC32)),
-		"a check above 15":       join(stream[:end-edge], buildFooter(len(buildIndex([]built{ok})), 16)),
+		"another check":          join(stream[:end-edge], buildFooter(int64(len(buildIndex([]built{ok}))), CheckCRC32)),
+		"a check above 15":       join(stream[:end-edge], buildFooter(int64(len(buildIndex([]built{ok}))), 16)),
 	} {
 		var format *codec.FormatError
 		if _, _, err := ReadIndex(context.Background(), &memoryBlob{b: file}); !errors.As(err, &format) {
@@ -228,7 +228,7 @@ func TestHostileIndexes(t *testing.T) {
 	}
 	// A hostile count of records is refused before it reaches make.
 	index := appendCRC(append(appendVLI([]byte{0}, 1<<62), 0, 0), 0)
-	file := join(stream[:12], index, buildFooter(len(index), CheckNone))
+	file := join(stream[:12], index, buildFooter(int64(len(index)), CheckNone))
 	if _, _, err := ReadIndex(context.Background(), &memoryBlob{b: file}); err == nil || !strings.Contains(err.Error(), "claims") {
 		t.Errorf("a count of 2^62: %v", err)
 	}

@@ -157,7 +157,7 @@ func TestEverySpanDecodesAlone(t *testing.T) {
 
 // A match may be cut anywhere, and a chunk may end just where a span does.
 func TestSpansOfAFewBytes(t *testing.T) {
-	want := join(text(t, 500), make([]byte, 700), noise(200), text(t, 600))
+	want := join(text(t, 300), make([]byte, 600), noise(100), text(t, 400))
 	file := xz(t, want, "-6", "--check=sha256")
 	for _, size := range []int{1, 2, 3, 7, 64, 273, 300} {
 		checkPoints(t, file, readIndex(t, file)[0], want, size, 1+1000/size)

@@ -2,6 +2,7 @@ package xz
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -81,7 +82,7 @@ func (w *walker) Close() {
 	}
 	w.d.src, w.d.history = nil, history{}
 	decoders.Put(w.d)
-	w.d = nil
+	w.d, w.err = nil, errors.New("walk xz block: the walker is closed")
 }
 
 // Decode decodes one span of a block: src is the block's compressed bytes from at.In to at.InEnd, and dst as long as the span. A span that
