@@ -23,7 +23,8 @@ const (
 	blockReserved
 )
 
-// entropy is what one block leaves to the next, apart from the output: what may be repeated, and the offsets.
+// entropy is what one block leaves to the next, apart from the output: what may be repeated, and the offsets. A parser deals
+// with the former only.
 type entropy struct {
 	huff []byte // the Huffman tree description sent last, as it was in its block; nil: none
 	tab  [codes]sent
@@ -78,7 +79,7 @@ func (p *parser) kept(b []byte) []byte {
 // A block is a block taken apart. Its output is, in order: for every sequence some literals and a match, then the literals left
 // over.
 type block struct {
-	size int    // of the output
+	size int    // of the output; where there are sequences, known when they are resolved
 	fill bool   // RLE block: size times lits[0]
 	lits []byte // the literals; beyond len there may be slack for fast copies
 	seqs []sequence
@@ -145,10 +146,16 @@ func (p *parser) parse(b *block, kind, size int, content []byte, maxSize int) er
 		b.seqBuf = make([]sequence, min(maxSequences, n+n/4))
 	}
 	b.seqs = b.seqBuf[:n]
-	lits, matches, err := decodeSequences(b.seqs, rest, &p.tab, &p.ent.rep)
-	if err != nil {
-		return err
+	return decodeSequences(b.seqs, rest, &p.tab)
+}
+
+// resolve completes a block that was parsed: it finds the sequences' offsets, moves the repeat offsets on, and checks the
+// sizes.
+func (b *block) resolve(rep *[3]uint32, maxSize int) error {
+	if b.seqs == nil {
+		return nil
 	}
+	lits, matches := resolve(b.seqs, rep)
 	if lits > len(b.lits) {
 		return fmt.Errorf("sequences take %d literals, there are %d", lits, len(b.lits))
 	}

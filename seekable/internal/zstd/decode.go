@@ -22,7 +22,7 @@ type unit struct {
 	block         block
 }
 
-// readUnit reads the next block of frame f.
+// readUnit reads the next block of frame f, which remains to be resolved.
 func readUnit(in *input, p *parser, f *frame, first bool, u *unit) error {
 	u.frame, u.in, u.first, u.before = f, in.off, first, p.ent
 	h, err := in.peek(blockHeader)
@@ -56,6 +56,19 @@ func readUnit(in *input, p *parser, f *frame, first bool, u *unit) error {
 	}
 	in.skip(total)
 	u.end, u.after = in.off, p.ent
+	return nil
+}
+
+// resolve completes the unit; rep are the repeat offsets, of the frame's last block if this is not its first.
+func (u *unit) resolve(rep *[3]uint32) error {
+	if u.first {
+		*rep = freshEntropy().rep
+	}
+	u.before.rep = *rep
+	if err := u.block.resolve(rep, u.frame.maxBlock); err != nil {
+		return damage(u.in, err)
+	}
+	u.after.rep = *rep
 	return nil
 }
 
@@ -115,6 +128,7 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	out := output{buf: dst}
 	var f *frame
 	var digest *xxhash.Digest // of the frame, if it began here
+	var rep [3]uint32
 	if at.State != nil {
 		p, err := decodePlace(at.State, at.In)
 		if err != nil {
@@ -125,6 +139,7 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 		}
 		f = p.frame
 		out.window, out.made, out.before[1] = f.window, p.made, window
+		rep = p.ent.rep
 	}
 	u, first, lead := &d.unit, false, at.Lead
 	full := false // a block went beyond dst: nothing may follow
@@ -148,6 +163,9 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 			out.window, out.made = f.window, 0
 		}
 		if err := readUnit(&in, d.parser, f, first, u); err != nil {
+			return err
+		}
+		if err := u.resolve(&rep); err != nil {
 			return err
 		}
 		first = false

@@ -3,10 +3,12 @@ package zstd
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/bits"
 )
 
-// A sequence is one step of a block: copy lit literals, then match bytes from off bytes back.
+// A sequence is one step of a block: copy lit literals, then match bytes from off bytes back. Until it is resolved, off is an
+// offset value: a new offset plus 3, or the number of a repeat offset.
 type sequence struct {
 	lit, match, off uint32
 }
@@ -17,6 +19,9 @@ type tables struct {
 	dt   [codes][tableSize]entry
 	log  [codes]uint8
 }
+
+// maxStates is how many bits the three next states take at the most.
+const maxStates = 9 + 9 + 8
 
 var errBits = errors.New("sequence bits end early")
 
@@ -34,11 +39,11 @@ func loadBits(in []byte, at int) uint64 {
 	return w >> (at & 7)
 }
 
-// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC 8878 §3.1.1.3.2.1.2), and moves
-// the repeat offsets on. It returns the sums of the literals' and matches' lengths.
-func decodeSequences(out []sequence, in []byte, t *tables, rep *[3]uint32) (lits, matches int, err error) {
+// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC 8878 §3.1.1.3.2.1.2). It leaves
+// offset values where offsets belong: see resolve.
+func decodeSequences(out []sequence, in []byte, t *tables) error {
 	if len(in) == 0 || in[len(in)-1] == 0 {
-		return 0, 0, errors.New("sequence bits have no end mark")
+		return errors.New("sequence bits have no end mark")
 	}
 	// left is how many bits are not read yet: bits are taken off the end.
 	left := len(in)*8 - bits.LeadingZeros8(in[len(in)-1]) - 1
@@ -50,86 +55,91 @@ func decodeSequences(out []sequence, in []byte, t *tables, rep *[3]uint32) (lits
 	w >>= t.log[codeOF]
 	ll := t.dt[codeLL][w&t.mask[t.log[codeLL]&63]&tableMask]
 
-	r0, r1, r2 := rep[0], rep[1], rep[2]
 	whole := uint(max(len(in)-7, 0)) // below this, 8 bytes can be loaded
-	for len(out) > 0 {
-		var sums uint64 // literals below, matches above: 2^14 times 2^17 and a bit
-		batch := out[:min(len(out), 1<<14)]
-		out = out[len(batch):]
-		for i := range batch {
-			// What this sequence takes, from the highest bit down: extra bits of offset, match and literals length, then the
-			// three next states.
-			sum := uint64(ll + of + ml)
-			states, add := sum&0xff, sum>>8&0xff
-			if i == len(batch)-1 && len(out) == 0 {
-				states = 0 // the last one has no next states
-			}
-			left -= int(states + add)
-			if left < 0 {
-				return 0, 0, errBits
-			}
-			var w uint64
-			if e := left >> 3; uint(e) < whole {
-				w = binary.LittleEndian.Uint64(in[e:]) >> (left & 7)
-			} else {
-				w = loadBits(in, left)
-			}
-			lo, mo := uint64(of)&0xff, uint64(ml)&0xff
-			nLL := t.dt[codeLL][(uint64(ll)>>16+w>>((lo+mo)&63)&t.mask[uint64(ll)&63])&tableMask]
-			nML := t.dt[codeML][(uint64(ml)>>16+w>>(lo&63)&t.mask[mo&63])&tableMask]
-			nOF := t.dt[codeOF][(uint64(of)>>16+w&t.mask[lo&63])&tableMask]
-			if states+add > 56 {
-				w = loadBits(in, left+int(states))
-			} else {
-				w >>= states & 63
-			}
-			n := uint64(ll) >> 8 & 0xff
-			lit := uint32(ll>>32) + uint32(w&t.mask[n&63])
-			w >>= n & 63
-			n = uint64(ml) >> 8 & 0xff
-			match := uint32(ml>>32) + uint32(w&t.mask[n&63])
-			w >>= n & 63
-			n = uint64(of) >> 8 & 0xff
-			off := uint32(of>>32) + uint32(w&t.mask[n&63])
-			ll, of, ml = nLL, nOF, nML
-
-			// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets, the next one if there are
-			// no literals (RFC 8878 §3.1.1.5). Conditional moves, no branches: nothing here can be predicted.
-			which := off - 1
-			if lit == 0 {
-				which++
-			}
-			v := r0
-			if which == 1 {
-				v = r1
-			}
-			if which == 2 {
-				v = r2
-			}
-			if which == 3 {
-				v = r0 - 1
-			}
-			if off > 3 {
-				v = off - 3
-				which = 3
-			}
-			n2, n1 := r1, r0
-			if which < 2 {
-				n2 = r2
-			}
-			if which == 0 {
-				n1 = r1
-			}
-			r0, r1, r2 = v, n1, n2
-			sums += uint64(lit) + uint64(match)<<32
-			batch[i] = sequence{lit, match, v}
+	var states uint64
+	for i := range out {
+		// What this sequence takes, from the highest bit down: extra bits of offset, match and literals length, then the
+		// three next states.
+		sum := uint64(ll + of + ml)
+		add := sum >> 8 & 0xff
+		states = sum & 0xff
+		left -= int(states + add)
+		if left < -maxStates {
+			return errBits
 		}
-		lits += int(sums & (1<<32 - 1))
-		matches += int(sums >> 32)
+		var w uint64
+		if e := left >> 3; uint(e) < whole {
+			w = binary.LittleEndian.Uint64(in[e:e+8:e+8]) >> (left & 7)
+		} else {
+			w = loadBits(in, left)
+		}
+		lo, mo := uint64(of)&0xff, uint64(ml)&0xff
+		nLL := t.dt[codeLL][(uint64(ll)>>16+w>>((lo+mo)&63)&t.mask[uint64(ll)&63])&tableMask]
+		nML := t.dt[codeML][(uint64(ml)>>16+w>>(lo&63)&t.mask[mo&63])&tableMask]
+		nOF := t.dt[codeOF][(uint64(of)>>16+w&t.mask[lo&63])&tableMask]
+		if states+add > 56 {
+			w = loadBits(in, left+int(states))
+		} else {
+			w >>= states & 63
+		}
+		n := uint64(ll) >> 8 & 0xff
+		lit := uint32(ll>>32) + uint32(w&t.mask[n&63])
+		w >>= n & 63
+		n = uint64(ml) >> 8 & 0xff
+		match := uint32(ml>>32) + uint32(w&t.mask[n&63])
+		w >>= n & 63
+		n = uint64(of) >> 8 & 0xff
+		off := uint32(of>>32) + uint32(w&t.mask[n&63])
+		ll, of, ml = nLL, nOF, nML
+
+		out[i] = sequence{lit, match, off}
 	}
-	if left != 0 {
-		return 0, 0, errors.New("sequence bits left over")
+	// The last sequence has no next states: what was taken for them must be what is missing.
+	if left += int(states); left != 0 {
+		return fmt.Errorf("sequence bits do not come out even: %d left", left)
+	}
+	return nil
+}
+
+// resolve puts offsets in place of offset values and moves the repeat offsets on. It returns the sums of the lengths. It is a
+// loop of its own because it can then be done by whoever executes the sequences, which is the lesser half of the work.
+func resolve(out []sequence, rep *[3]uint32) (lits, matches int) {
+	r0, r1, r2 := rep[0], rep[1], rep[2]
+	for i := range out {
+		q := &out[i]
+		lits += int(q.lit)
+		matches += int(q.match)
+		off := q.off
+		// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets, the next one if there are
+		// no literals (RFC 8878 §3.1.1.5). Conditional moves, no branches: nothing here can be predicted.
+		which := off - 1
+		if q.lit == 0 {
+			which++
+		}
+		v := r0
+		if which == 1 {
+			v = r1
+		}
+		if which == 2 {
+			v = r2
+		}
+		if which == 3 {
+			v = r0 - 1
+		}
+		if off > 3 {
+			v = off - 3
+			which = 3
+		}
+		n2, n1 := r1, r0
+		if which < 2 {
+			n2 = r2
+		}
+		if which == 0 {
+			n1 = r1
+		}
+		r0, r1, r2 = v, n1, n2
+		q.off = v
 	}
 	rep[0], rep[1], rep[2] = r0, r1, r2
-	return lits, matches, nil
+	return lits, matches
 }

@@ -20,7 +20,8 @@ type walker struct {
 	here   place // where the blocks executed so far end; frame nil: between two frames
 	in     int64 // that place's byte in the stream
 	digest xxhash.Digest
-	reach  int // what Window returns
+	reach  int       // what Window returns
+	rep    [3]uint32 // repeat offsets after the block taken last
 
 	// The block in which the last span ended: tail[tailPos:tailLen] is what of its output is not delivered.
 	tail             [maxBlock + slack]byte
@@ -66,7 +67,7 @@ func NewWalker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error)
 		if err := w.feed.resume(p); err != nil {
 			return nil, err
 		}
-		w.here = *p
+		w.here, w.rep = *p, p.ent.rep
 		if p.digest != nil {
 			w.digest = *p.digest
 			w.here.digest = &w.digest
@@ -172,6 +173,14 @@ func (w *walker) take() *job {
 		w.peeked = nil
 		return j
 	}
+	j := w.nextJob()
+	if j.err == nil && !j.whole {
+		j.err = j.resolve(&w.rep)
+	}
+	return j
+}
+
+func (w *walker) nextJob() *job {
 	o := w.inline
 	if o == nil {
 		return <-w.feed.jobs
