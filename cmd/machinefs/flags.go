@@ -110,7 +110,7 @@ func (s *size) Set(text string) error {
 			continue
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-		if err != nil || n < 0 || n*float64(int64(1)<<u.shift) >= 1<<62 {
+		if err != nil || !(n >= 0) || n*float64(int64(1)<<u.shift) >= 1<<62 {
 			break
 		}
 		*s = size(n * float64(int64(1)<<u.shift))
