@@ -23,6 +23,7 @@ var kinds = []struct {
 	{"none", image.Plain, ""},
 	{"zstd-table", image.ZstdSeekTable, "zstd > "},
 	{"zstd-frames", image.ZstdFrames, "zstd > "},
+	{"zstd-pzstd", image.ZstdPzstd, "zstd > "},
 	{"zstd-one", image.ZstdOneFrame, "zstd > "},
 	{"xz-blocks", image.XZBlocks, "xz > "},
 	{"xz-one", image.XZOneBlock, "xz > "},

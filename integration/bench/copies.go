@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A contender makes the full raw file out, once.
+type contender struct {
+	name string
+	cmd  func(out string) *exec.Cmd
+	took []float64
+	rss  int64 // most memory, bytes; of a pipe, that of its largest process
+}
+
+func (c *contender) median() float64 {
+	slices.Sort(c.took)
+	return c.took[len(c.took)/2]
+}
+
+// copies measures materialize against the tools.
+func (b *bench) copies(ctx context.Context) error {
+	for _, v := range b.variants {
+		ours := &contender{name: "materialize", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "cache"), b.url(v), out)
+		}}
+		bare := &contender{name: "materialize --no-cache", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--no-cache", b.url(v), out)
+		}}
+		pipe := &contender{name: "curl | " + v.decode, cmd: func(out string) *exec.Cmd {
+			return shell(ctx, `set -o pipefail; curl -sSf "$1" | `+v.decode+` >"$2"`, b.url(v), out)
+		}}
+		all := []*contender{ours, bare, pipe}
+		local := &contender{name: "xz -dc -T0 of a local file", cmd: func(out string) *exec.Cmd {
+			return shell(ctx, `xz -dc -T0 "$1" >"$2"`, v.file, out)
+		}}
+		xz := strings.HasPrefix(v.decode, "xz")
+		if xz {
+			all = append(all, local)
+		}
+		if err := b.race(all); err != nil {
+			return err
+		}
+		wanted := "<= 0.65"
+		if strings.Contains(v.name, "one frame") || strings.Contains(v.name, "without sizes") { // walked, until there is an index
+			wanted = ""
+		}
+		memory := func(c *contender) string { return fmt.Sprintf("max RSS %d MiB", c.rss>>20) }
+		b.compare("materialize, "+v.name+": "+pipe.name, ours.median(), pipe.median(), wanted, memory(ours), "")
+		b.compare("materialize --no-cache, "+v.name+": "+pipe.name, bare.median(), pipe.median(), wanted, memory(bare), "")
+		if xz {
+			b.compare("materialize, "+v.name+": "+local.name, ours.median(), local.median(), "<= 1.15", memory(ours), "")
+			b.compare("materialize --no-cache, "+v.name+": "+local.name, bare.median(), local.median(), "<= 1.15", memory(bare), "")
+		}
+	}
+	return nil
+}
+
+// race lets all contenders take turns. Each begins with an empty cache and a disk that is not writing any more.
+func (b *bench) race(all []*contender) error {
+	for range b.runs {
+		for _, c := range all {
+			out := filepath.Join(b.work, "out.raw")
+			if err := os.RemoveAll(filepath.Join(b.work, "cache")); err != nil {
+				return err
+			}
+			syscall.Sync()
+			cmd := c.cmd(out)
+			var said bytes.Buffer
+			cmd.Stderr = &said
+			start := time.Now()
+			err := cmd.Run()
+			took := time.Since(start).Seconds()
+			if err != nil {
+				return fmt.Errorf("run %s: %w: %s", cmd.Args, err, said.String())
+			}
+			c.took = append(c.took, took)
+			c.rss = max(c.rss, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss<<10)
+			sum, err := sumOf(out)
+			if err != nil {
+				return err
+			}
+			if sum != b.sum {
+				return fmt.Errorf("run %s: the output's SHA-256 is %s, wanted %s", cmd.Args, sum, b.sum)
+			}
+			if err := os.Remove(out); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// program prepares a run of machinefs, which dies with this process.
+func (b *bench) program(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, b.bin, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	return cmd
+}
+
+// shell prepares a run of a script, whose processes end with it.
+func shell(ctx context.Context, script string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "bash", append([]string{"-c", script, "bench"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	return cmd
+}
+
+// sumOf is the SHA-256 of a file, in hex.
+func sumOf(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
