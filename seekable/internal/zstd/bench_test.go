@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,11 +17,12 @@ const benchSpan = 16 << 20
 
 // benchData is 64 MiB of program files: the Go toolchain's.
 func benchData(b *testing.B) (data []byte) {
-	files, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "pkg/tool/*/*"))
+	root := strings.TrimSpace(string(run(b, "golang-go", nil, "go", "env", "GOROOT")))
+	files, err := filepath.Glob(filepath.Join(root, "pkg/tool/*/*"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	files = append(files, filepath.Join(runtime.GOROOT(), "bin/go"))
+	files = append(files, filepath.Join(root, "bin/go"))
 	for _, f := range files {
 		more, err := os.ReadFile(f)
 		if err != nil {

@@ -21,7 +21,7 @@ func (p *parser) readHuff(b []byte, want int) error {
 	n := len(b) - len(rest)
 	if want != 0 && n != want {
 		p.ent.huff = nil
-		return fmt.Errorf("Huffman tree description of %d bytes in %d", n, want)
+		return fmt.Errorf("tree description of %d bytes in %d", n, want)
 	}
 	p.ent.huff = p.kept(b[:n])
 	return nil
