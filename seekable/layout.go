@@ -53,7 +53,7 @@ type layout struct {
 	grid int64 // size of the spans that large segments are cut into
 }
 
-// newLayout groups parts, which follow each other in the output, into segments.
+// newLayout groups parts, which follow each other in the output, into segments. What is longer than grid is large.
 func newLayout(parts []part, grid int64) *layout {
 	l := &layout{grid: grid}
 	var small []part
@@ -68,7 +68,7 @@ func newLayout(parts []part, grid int64) *layout {
 		switch {
 		case p.outLen == 0:
 			continue
-		case p.outLen < 0 || p.outLen > MaxSpan:
+		case p.outLen < 0 || p.outLen > grid:
 			flush()
 			l.segs = append(l.segs, segment{
 				out: p.out, outLen: p.outLen, parts: []part{p}, large: true,
