@@ -4,33 +4,17 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"io"
-	"os/exec"
 	"testing"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 // BenchmarkDecode compares a walk on all cores, one core's Decode, the standard library and two tools on the same file.
 func BenchmarkDecode(b *testing.B) {
 	plain := bytes.Repeat(corpus(b)["program"], 3)
-	bz := pipe(b, plain, "bzip2", "-9c")
-	b.Run("walk", func(b *testing.B) {
-		b.SetBytes(int64(len(plain)))
-		buf := make([]byte, 16<<20)
-		for b.Loop() {
-			w, err := NewWalker(bytes.NewReader(bz), codec.Point{}, nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			for err == nil {
-				_, _, err = w.Next(buf, 0)
-			}
-			if err != io.EOF {
-				b.Fatal(err)
-			}
-			w.Close()
-		}
-	})
+	bz := codectest.Pipe(b, plain, "bzip2", "-9c")
+	b.Run("walk", func(b *testing.B) { tested.BenchWalk(b, bz, len(plain)) })
 	b.Run("decode", func(b *testing.B) {
 		b.SetBytes(int64(len(plain)))
 		dst := make([]byte, len(plain))
@@ -48,16 +32,7 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	})
-	for _, args := range [][]string{{"bzip2", "-dc"}, {"lbzip2", "-dc"}} {
-		b.Run(args[0], func(b *testing.B) {
-			b.SetBytes(int64(len(plain)))
-			for b.Loop() {
-				c := exec.Command(args[0], args[1:]...)
-				c.Stdin = bytes.NewReader(bz)
-				if err := c.Run(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+	for _, tool := range []string{"bzip2", "lbzip2"} {
+		b.Run(tool, func(b *testing.B) { codectest.BenchTool(b, bz, len(plain), tool, "-dc") })
 	}
 }

@@ -3,6 +3,8 @@ package bzip2
 import (
 	"bytes"
 	"testing"
+
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 func TestEveryPointOfEveryTool(t *testing.T) {
@@ -24,7 +26,7 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 				if name == "zeros" {
 					size = 2_500_000
 				}
-				prove(t, pipe(t, plain, tool.name, tool.args...), plain, size)
+				tested.Prove(t, codectest.Pipe(t, plain, tool.name, tool.args...), plain, size)
 			})
 		}
 	}
@@ -34,15 +36,15 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 func TestEveryByte(t *testing.T) {
 	plain := append(bytes.Repeat([]byte("aaaaaab"), 20), bytes.Repeat([]byte{'c'}, 600)...)
 	plain = append(plain, "dddd eeeee ffff"...)
-	prove(t, pipe(t, plain, "bzip2", "-c"), plain, 1)
-	prove(t, pipe(t, plain, "bzip2", "-c"), plain, 7)
+	tested.Prove(t, codectest.Pipe(t, plain, "bzip2", "-c"), plain, 1)
+	tested.Prove(t, codectest.Pipe(t, plain, "bzip2", "-c"), plain, 7)
 }
 
 func TestStreamsAndPadding(t *testing.T) {
 	plains := corpus(t)
 	a, b := plains["disk"][:250_000], plains["program"][:150_000]
-	bza, bzb := pipe(t, a, "bzip2", "-1c"), pipe(t, b, "lbzip2", "-9c")
-	empty := pipe(t, nil, "bzip2", "-c")
+	bza, bzb := codectest.Pipe(t, a, "bzip2", "-1c"), codectest.Pipe(t, b, "lbzip2", "-9c")
+	empty := codectest.Pipe(t, nil, "bzip2", "-c")
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	for name, c := range map[string]struct{ stream, plain []byte }{
 		"two":           {join(bza, bzb), join(a, b)},
@@ -54,7 +56,7 @@ func TestStreamsAndPadding(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, size := range []int{100_000, 250_000, 1 << 20} {
-				prove(t, c.stream, c.plain, size)
+				tested.Prove(t, c.stream, c.plain, size)
 			}
 		})
 	}
@@ -67,10 +69,10 @@ func TestMagicNumberInsideABlock(t *testing.T) {
 		plain[i] = byte(i) | plain[i]&0x80
 	}
 	other := corpus(t)["program"][50_000:300_000]
-	small, big := pipe(t, plain, "bzip2", "-1c"), pipe(t, other, "bzip2", "-1c")
+	small, big := codectest.Pipe(t, plain, "bzip2", "-1c"), codectest.Pipe(t, other, "bzip2", "-1c")
 	for name, magic := range map[string]uint64{"block": blockMagic, "end": endMagic} {
 		bad := withMagic(small, magic)
-		if out := pipe(t, bad, "bzip2", "-dc"); !bytes.Equal(out, plain) {
+		if out := codectest.Pipe(t, bad, "bzip2", "-dc"); !bytes.Equal(out, plain) {
 			t.Fatalf("%s: bzip2 -dc of the stream made here gives %d other bytes", name, len(out))
 		}
 		var s scanner
@@ -80,8 +82,8 @@ func TestMagicNumberInsideABlock(t *testing.T) {
 		}
 		stream := bytes.Join([][]byte{big, bad, bad, big, bad}, nil)
 		want := bytes.Join([][]byte{other, plain, plain, other, plain}, nil)
-		prove(t, stream, want, 100_000)
-		prove(t, bad, plain, 50)
+		tested.Prove(t, stream, want, 100_000)
+		tested.Prove(t, bad, plain, 50)
 	}
 }
 

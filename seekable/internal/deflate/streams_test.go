@@ -15,6 +15,8 @@ import (
 
 	kflate "github.com/klauspost/compress/flate"
 	kgzip "github.com/klauspost/compress/gzip"
+
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 func TestEveryPointOfEveryTool(t *testing.T) {
@@ -46,10 +48,10 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 			t.Run(tool.name+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				gz := tool.make(t, plain)
-				prove(t, gz, Gzip, plain, 64<<10)
+				gzipped.Prove(t, gz, plain, 64<<10)
 				if tool.name == "gzip -6" || len(plain) < 100 {
-					prove(t, gz, Gzip, plain, 1<<20)
-					prove(t, gz, Gzip, plain[:len(plain):len(plain)], 10_007)
+					gzipped.Prove(t, gz, plain, 1<<20)
+					gzipped.Prove(t, gz, plain[:len(plain):len(plain)], 10_007)
 				}
 			})
 		}
@@ -57,7 +59,7 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 }
 
 func tool(name string, args ...string) func(*testing.T, []byte) []byte {
-	return func(t *testing.T, plain []byte) []byte { return pipe(t, plain, name, args...) }
+	return func(t *testing.T, plain []byte) []byte { return codectest.Pipe(t, plain, name, args...) }
 }
 
 func klauspost(t *testing.T, plain []byte, level int) []byte {
@@ -76,7 +78,7 @@ func TestEveryLevelOfKlauspost(t *testing.T) {
 	for _, level := range []int{kflate.HuffmanOnly, kgzip.StatelessCompression, 0, 1, 3, 6, 7, 9} {
 		t.Run(fmt.Sprint(level), func(t *testing.T) {
 			t.Parallel()
-			prove(t, klauspost(t, plains["disk"], level), Gzip, plains["disk"], 100_000)
+			gzipped.Prove(t, klauspost(t, plains["disk"], level), plains["disk"], 100_000)
 		})
 	}
 }
@@ -84,10 +86,10 @@ func TestEveryLevelOfKlauspost(t *testing.T) {
 // Stored blocks: what klauspost's checkpoints lose their place after.
 func TestStoredBlocksAmongOthers(t *testing.T) {
 	program := corpus(t)["program"]
-	packed := pipe(t, program, "xz", "-1c")
+	packed := codectest.Pipe(t, program, "xz", "-1c")
 	t.Run("gzip of xz", func(t *testing.T) {
 		for _, level := range []string{"-1c", "-6c"} {
-			prove(t, pipe(t, packed, "gzip", level), Gzip, packed, 20_000)
+			gzipped.Prove(t, codectest.Pipe(t, packed, "gzip", level), packed, 20_000)
 		}
 	})
 	t.Run("levels changed on the way", func(t *testing.T) {
@@ -118,13 +120,13 @@ func TestStoredBlocksAmongOthers(t *testing.T) {
 					w.Flush()
 					w.Write(p[1000:])
 					w.Close()
-					prove(t, raw.Bytes(), Raw, p, size)
-					prove(t, pipe(t, p, "gzip", "-9c"), Gzip, p, size)
-					prove(t, pipe(t, make([]byte, 1000), "gzip", "-9c"), Gzip, make([]byte, 1000), size)
+					bare.Prove(t, raw.Bytes(), p, size)
+					gzipped.Prove(t, codectest.Pipe(t, p, "gzip", "-9c"), p, size)
+					gzipped.Prove(t, codectest.Pipe(t, make([]byte, 1000), "gzip", "-9c"), make([]byte, 1000), size)
 				})
 				continue
 			}
-			prove(t, r, Raw, p, size)
+			bare.Prove(t, r, p, size)
 		}
 	})
 }
@@ -132,8 +134,8 @@ func TestStoredBlocksAmongOthers(t *testing.T) {
 func TestMembersAndPadding(t *testing.T) {
 	plains := corpus(t)
 	a, b := plains["disk"][:200_000], plains["program"][:150_000]
-	gza, gzb := pipe(t, a, "gzip", "-6c"), pipe(t, b, "pigz", "-c")
-	empty := pipe(t, nil, "gzip", "-c")
+	gza, gzb := codectest.Pipe(t, a, "gzip", "-6c"), codectest.Pipe(t, b, "pigz", "-c")
+	empty := codectest.Pipe(t, nil, "gzip", "-c")
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	for name, c := range map[string]struct{ stream, plain []byte }{
 		"two":            {join(gza, gzb), join(a, b)},
@@ -145,7 +147,7 @@ func TestMembersAndPadding(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, size := range []int{33_333, 200_000, 1 << 20} {
-				prove(t, c.stream, Gzip, c.plain, size)
+				gzipped.Prove(t, c.stream, c.plain, size)
 			}
 		})
 	}
@@ -154,15 +156,15 @@ func TestMembersAndPadding(t *testing.T) {
 // gzip itself reads headers with all fields; its own files have a name at the most.
 func TestHeaderWithAllFields(t *testing.T) {
 	plain := corpus(t)["small"]
-	body := pipe(t, plain, "gzip", "-nc")[10:]
+	body := codectest.Pipe(t, plain, "gzip", "-nc")[10:]
 	head := []byte{0x1f, 0x8b, 8, 0x1f, 1, 2, 3, 4, 0, 3, 5, 0, 'A', 'p', 1, 0, 'x'}
 	head = append(head, "name\x00comment\x00"...)
 	head = binary.LittleEndian.AppendUint16(head, uint16(crc32.ChecksumIEEE(head)))
 	gz := append(head, body...)
-	if out := pipe(t, gz, "gzip", "-dc"); !bytes.Equal(out, plain) {
+	if out := codectest.Pipe(t, gz, "gzip", "-dc"); !bytes.Equal(out, plain) {
 		t.Fatalf("gzip -dc of the file made here: %q", out)
 	}
-	prove(t, gz, Gzip, plain, 10)
+	gzipped.Prove(t, gz, plain, 10)
 }
 
 func TestZipMember(t *testing.T) {
@@ -172,7 +174,7 @@ func TestZipMember(t *testing.T) {
 	if err := os.WriteFile(file, plain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	pipe(t, nil, "zip", "-q", "-j", arch, file)
+	codectest.Pipe(t, nil, "zip", "-q", "-j", arch, file)
 	z, err := zip.OpenReader(arch)
 	if err != nil {
 		t.Fatal(err)
@@ -186,5 +188,5 @@ func TestZipMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prove(t, raw, Raw, plain, 64<<10)
+	bare.Prove(t, raw, plain, 64<<10)
 }

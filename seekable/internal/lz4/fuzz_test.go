@@ -2,7 +2,6 @@ package lz4
 
 import (
 	"bytes"
-	"io"
 	"testing"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
@@ -14,20 +13,9 @@ func FuzzWalk(f *testing.F) {
 		f.Add(stream, uint16(500))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, size uint16) {
-		span := 1 + int(size)%40_000
-		out, spans, err := walkAll(bytes.NewReader(stream), span, 1<<18)
-		if err != nil && err != io.EOF && !known(err) {
-			t.Fatalf("walk: %v", err)
-		}
-		if slow, again := wholeBlocks(stream), out; slow != nil && !bytes.Equal(slow[:min(len(slow), len(out))], again[:min(len(slow), len(out))]) {
+		out := tested.FuzzSpans(t, stream, 1+int(size)%40_000, 1<<18, 1<<30)
+		if slow := wholeBlocks(stream); slow != nil && !bytes.Equal(slow[:min(len(slow), len(out))], out[:min(len(slow), len(out))]) {
 			t.Fatalf("walk: other bytes than a plain decoder's")
-		}
-		for _, s := range spans {
-			dst := make([]byte, s.end-s.start)
-			window := sparse(out[max(0, s.start-windowSize):s.start], s.pt.Used, 0x5a)
-			if err := Decode(dst, stream[s.pt.In:s.pt.InEnd], s.pt, window); err != nil || !bytes.Equal(dst, out[s.start:s.end]) {
-				t.Fatalf("Decode at %d: %v", s.start, err)
-			}
 		}
 	})
 }
@@ -79,34 +67,10 @@ func wholeBlocks(stream []byte) (out []byte) {
 
 // FuzzDecode decodes a span of which nothing is to be trusted.
 func FuzzDecode(f *testing.F) {
-	for _, stream := range seeds(f) {
-		out, spans, _ := walkAll(bytes.NewReader(stream), 1000, 1<<20)
-		for _, s := range spans[:min(3, len(spans))] {
-			f.Add(s.pt.State, stream[s.pt.In:s.pt.InEnd], int(s.end-s.start), out[max(0, s.start-windowSize):s.start])
-		}
-	}
-	f.Fuzz(func(t *testing.T, state, src []byte, n int, window []byte) {
-		pt := codec.Point{In: 1 << 40, InEnd: 1<<40 + int64(len(src)), State: state}
-		dst := make([]byte, max(0, n)%(1<<18))
-		before := append(bytes.Clone(src), window...)
-		if err := Decode(dst, src, pt, window); err != nil && !known(err) {
-			t.Fatalf("Decode: %v", err)
-		}
-		if !bytes.Equal(before, append(bytes.Clone(src), window...)) {
-			t.Fatal("Decode wrote to its input or window")
-		}
-		w, err := NewWalker(bytes.NewReader(src), pt, window)
-		if err != nil {
-			if !known(err) {
-				t.Fatalf("NewWalker: %v", err)
-			}
-			return
-		}
-		defer w.Close()
-		at := min(len(window), windowSize)
-		buf := append(bytes.Clone(window[len(window)-at:]), dst...)
-		if _, _, err := w.Next(buf, at); err != nil && err != io.EOF && !known(err) {
-			t.Fatalf("Next: %v", err)
-		}
+	tested.Seed(seeds(f), func(pt codec.Point, src []byte, size int, window []byte) {
+		f.Add(pt.State, src, size, window)
+	})
+	f.Fuzz(func(t *testing.T, state, src []byte, size int, window []byte) {
+		tested.FuzzDecode(t, state, src, 0, size, window)
 	})
 }

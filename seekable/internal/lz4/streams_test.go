@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 func TestEveryPointOfEverySetting(t *testing.T) {
@@ -17,14 +19,14 @@ func TestEveryPointOfEverySetting(t *testing.T) {
 		for name, plain := range plains {
 			t.Run(args+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				stream := pipe(t, plain, "lz4", append(strings.Fields(args), "-c")...)
-				prove(t, stream, plain, 64<<10)
+				stream := codectest.Pipe(t, plain, "lz4", append(strings.Fields(args), "-c")...)
+				tested.Prove(t, stream, plain, 64<<10)
 				if args == "-1 -B4 -BD" || args == "-3 -B7 -BD -BX" || len(plain) < 100 {
-					prove(t, stream, plain, 1<<20)
-					prove(t, stream, plain, 10_007)
+					tested.Prove(t, stream, plain, 1<<20)
+					tested.Prove(t, stream, plain, 10_007)
 				}
 				if strings.Contains(args, "-B4") {
-					prove(t, apple(t, stream, plain, !strings.Contains(args, "-BD")), plain, 50_000)
+					tested.Prove(t, apple(t, stream, plain, !strings.Contains(args, "-BD")), plain, 50_000)
 				}
 			})
 		}
@@ -74,25 +76,25 @@ func TestContentSize(t *testing.T) {
 	if err := os.WriteFile(file, plain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	prove(t, pipe(t, nil, "lz4", "-c", "--content-size", "-BD", "-BX", file), plain, 100_000)
+	tested.Prove(t, codectest.Pipe(t, nil, "lz4", "-c", "--content-size", "-BD", "-BX", file), plain, 100_000)
 }
 
 // Spans of one byte, so that every place in a sequence is a span's start.
 func TestEveryByte(t *testing.T) {
 	plain := append(corpus(t)["program"][:1500], bytes.Repeat([]byte("abc"), 300)...)
 	for _, args := range []string{"-9 -BX", "-1 -BD", "-l"} {
-		stream := pipe(t, plain, "lz4", append(strings.Fields(args), "-c")...)
-		prove(t, stream, plain, 1)
-		prove(t, stream, plain, 7)
+		stream := codectest.Pipe(t, plain, "lz4", append(strings.Fields(args), "-c")...)
+		tested.Prove(t, stream, plain, 1)
+		tested.Prove(t, stream, plain, 7)
 	}
 }
 
 func TestFramesOfAllKinds(t *testing.T) {
 	plains := corpus(t)
 	a, b := plains["disk"][:200_000], plains["program"][:150_000]
-	lza, lzb := pipe(t, a, "lz4", "-1c"), pipe(t, b, "lz4", "-9c", "-B4", "-BD")
-	legacy := pipe(t, a, "lz4", "-lc")
-	empty := pipe(t, nil, "lz4", "-c")
+	lza, lzb := codectest.Pipe(t, a, "lz4", "-1c"), codectest.Pipe(t, b, "lz4", "-9c", "-B4", "-BD")
+	legacy := codectest.Pipe(t, a, "lz4", "-lc")
+	empty := codectest.Pipe(t, nil, "lz4", "-c")
 	skip := append([]byte{0x5f, 0x2a, 0x4d, 0x18, 0xe0, 0x93, 4, 0}, make([]byte, 300_000)...)
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	for name, c := range map[string]struct{ stream, plain []byte }{
@@ -107,12 +109,12 @@ func TestFramesOfAllKinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if !strings.Contains(name, "apple") {
-				if out := pipe(t, c.stream, "lz4", "-dc"); !bytes.Equal(out, c.plain) {
+				if out := codectest.Pipe(t, c.stream, "lz4", "-dc"); !bytes.Equal(out, c.plain) {
 					t.Fatalf("lz4 -dc gives %d other bytes", len(out))
 				}
 			}
 			for _, size := range []int{33_333, 200_000, 1 << 20} {
-				prove(t, c.stream, c.plain, size)
+				tested.Prove(t, c.stream, c.plain, size)
 			}
 		})
 	}

@@ -1,4 +1,4 @@
-package lz4
+package codectest
 
 import (
 	"bytes"
@@ -6,14 +6,19 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
-// pipe runs a tool of Debian's over some bytes. A missing tool is an error that names its package.
-func pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
+// Pipe runs a tool of Debian's over some bytes. A missing tool is an error that names its package.
+func Pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 	tb.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		tb.Fatalf("find %s: %v; apt-get install %s", name, err, name)
+		pkg := map[string]string{"bgzip": "tabix", "xz": "xz-utils"}[name]
+		if pkg == "" {
+			pkg = name
+		}
+		tb.Fatalf("find %s: %v; apt-get install %s", name, err, pkg)
 	}
 	c := exec.Command(name, args...)
 	c.Stdin = bytes.NewReader(in)
@@ -29,8 +34,12 @@ func pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 // go test -args -corpus FILE puts a large file of your choice to the proof.
 var corpusFile = flag.String("corpus", "", "a file to compress instead of a part of this program")
 
-// corpus returns what is compressed: a program, and something like a partitioned disk.
-func corpus(tb testing.TB) map[string][]byte {
+// Sizes are the lengths, in bytes, of some files of a corpus.
+type Sizes struct{ Program, Disk, Zeros int }
+
+// Corpus returns what is compressed: among other things a program, and something like a partitioned disk. The program must be longer
+// than 300 KB.
+func Corpus(tb testing.TB, size Sizes) map[string][]byte {
 	tb.Helper()
 	name := "/proc/self/exe"
 	if *corpusFile != "" {
@@ -41,13 +50,13 @@ func corpus(tb testing.TB) map[string][]byte {
 		tb.Fatal(err)
 	}
 	if *corpusFile == "" {
-		program = program[len(program)/4:][:1500_000]
+		program = program[len(program)/4:][:size.Program]
 	}
 	return map[string][]byte{
 		"program": program,
-		"disk":    diskLike(program),
+		"disk":    diskLike(program, size.Disk),
 		"random":  noise(300_000),
-		"zeros":   make([]byte, 3_000_000),
+		"zeros":   make([]byte, size.Zeros),
 		"small":   []byte("a small file, with a small file in it\n"),
 		"empty":   {},
 	}
@@ -55,9 +64,9 @@ func corpus(tb testing.TB) map[string][]byte {
 
 // diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned disk do, and puts a repeated pattern
 // and something that does not compress among them.
-func diskLike(program []byte) []byte {
+func diskLike(program []byte, size int) []byte {
 	rnd := rand.New(rand.NewPCG(3, 4))
-	disk := make([]byte, 2<<20)
+	disk := make([]byte, size)
 	copy(disk[446:], "\x80\x20\x21\x00\x83")
 	disk[510], disk[511] = 0x55, 0xaa
 	for at := 64 << 10; at < len(disk); {
@@ -84,4 +93,22 @@ func noise(n int) []byte {
 	p := make([]byte, n)
 	rand.NewChaCha8([32]byte{byte(n)}).Read(p)
 	return p
+}
+
+// Seeds returns the files of testdata/seeds with this ending of the name, by name.
+func Seeds(tb testing.TB, ending string) map[string][]byte {
+	tb.Helper()
+	names, err := filepath.Glob("testdata/seeds/*" + ending)
+	if err != nil || len(names) == 0 {
+		tb.Fatalf("list testdata/seeds: %d files, %v", len(names), err)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		files[filepath.Base(name)] = b
+	}
+	return files
 }
