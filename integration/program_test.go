@@ -79,7 +79,9 @@ func must(t testing.TB, args ...string) result {
 type mounted struct {
 	dir     string
 	process *exec.Cmd
-	exited  chan error // gets the outcome, once
+	exited  chan struct{} // closed when the program has ended, with the outcome in err
+	err     error
+	stopped bool // the test knows that it has ended, and why
 	log     lockedBuffer
 }
 
@@ -106,18 +108,21 @@ func start(t testing.TB, dir string, cmd *exec.Cmd) *mounted {
 	mineMu.Lock()
 	mine[dir] = true
 	mineMu.Unlock()
-	m := &mounted{dir: dir, process: cmd, exited: make(chan error, 1)}
+	m := &mounted{dir: dir, process: cmd, exited: make(chan struct{})}
 	ready := &awaited{word: "mounted", seen: make(chan struct{}), next: &m.log}
 	cmd.Stdout, cmd.Stderr = ready, &m.log
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM // it unmounts, should the tests be killed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { m.exited <- cmd.Wait() }()
+	go func() {
+		m.err = cmd.Wait()
+		close(m.exited)
+	}()
 	select {
 	case <-ready.seen:
-	case err := <-m.exited:
-		t.Fatalf("%s: ended before it had mounted: %v: %s", strings.Join(cmd.Args, " "), err, m.log.String())
+	case <-m.exited:
+		t.Fatalf("%s: ended before it had mounted: %v: %s", strings.Join(cmd.Args, " "), m.err, m.log.String())
 	}
 	t.Cleanup(func() { m.stop(t) })
 	return m
@@ -129,12 +134,17 @@ func (m *mounted) path(name string) string { return filepath.Join(m.dir, name+".
 // stop unmounts as a user would; more than once is as good as once.
 func (m *mounted) stop(t testing.TB) {
 	t.Helper()
-	if m.process.ProcessState != nil {
+	if m.stopped {
 		return
 	}
-	m.process.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-m.exited:
+		t.Errorf("machinefs mount ended by itself")
+	default:
+		m.process.Process.Signal(syscall.SIGTERM)
+	}
 	if err := m.wait(); err != nil {
-		t.Errorf("machinefs mount did not end well: %v: %s", err, m.log.String())
+		t.Errorf("machinefs mount did not end well: %v", err)
 	}
 	if t.Failed() {
 		t.Logf("machinefs mount said: %s", m.log.String())
@@ -149,12 +159,15 @@ func (m *mounted) stop(t testing.TB) {
 func (m *mounted) kill() {
 	m.process.Process.Kill()
 	<-m.exited
+	m.stopped = true
 }
 
+// wait waits for the program's end.
 func (m *mounted) wait() error {
+	m.stopped = true
 	select {
-	case err := <-m.exited:
-		return err
+	case <-m.exited:
+		return m.err
 	case <-time.After(patience):
 	}
 	syscall.Unmount(m.dir, syscall.MNT_DETACH)
