@@ -29,5 +29,5 @@ func of(format Format) codectest.Codec {
 
 func corpus(tb testing.TB) map[string][]byte {
 	tb.Helper()
-	return codectest.Corpus(tb, codectest.Sizes{Program: 700_000, Disk: 1_000_000, Zeros: 1_500_000})
+	return codectest.Corpus(tb, codectest.Sizes{Program: 450_000, Disk: 700_000, Zeros: 1_100_000})
 }

@@ -16,5 +16,5 @@ var tested = codectest.Codec{
 
 func corpus(tb testing.TB) map[string][]byte {
 	tb.Helper()
-	return codectest.Corpus(tb, codectest.Sizes{Program: 700_000, Disk: 1_300_000, Zeros: 1_500_000})
+	return codectest.Corpus(tb, codectest.Sizes{Program: 400_000, Disk: 1_100_000, Zeros: 1_100_000})
 }
