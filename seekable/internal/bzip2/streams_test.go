@@ -23,8 +23,13 @@ func TestEveryPointOfEveryTool(t *testing.T) {
 			t.Run(tool.name+" "+tool.args[0]+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				size := tool.size
-				if name == "zeros" {
+				switch {
+				case name == "zeros" && tool.args[0] == "-1c": // more than a block, which holds 5 MB of zeros
 					size = 2_500_000
+				case name == "zeros":
+					plain, size = plain[:2_000_000], 900_000
+				case name == "disk" && tool.args[0] == "-1c":
+					plain = plain[:500_000] // still several blocks
 				}
 				tested.Prove(t, codectest.Pipe(t, plain, tool.name, tool.args...), plain, size)
 			})
