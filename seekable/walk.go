@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
@@ -267,11 +268,35 @@ func (d *side) stop() {
 
 func (d *side) do(j sideJob) error {
 	p := j.buf[j.at : j.at+j.n]
-	if err := d.keep(j.out, p); err != nil {
+	sp := span{out: j.out, outLen: j.n, lead: j.pt.Lead, zero: isZero(p), check: d.seg.parts[0].check}
+	hashed := make(chan struct{})
+	go func() { // handing out takes as long: a write to the disk
+		defer close(hashed)
+		if sp.zero {
+			sp.sum = zeroSum(j.n)
+		} else {
+			sp.sum = sha256.Sum256(p)
+		}
+	}()
+	err := d.keep(j.out, p)
+	<-hashed
+	if err != nil {
 		return err
 	}
-	base, check := d.seg.parts[0].in, d.seg.parts[0].check
-	sp := span{out: j.out, outLen: j.n, in: base + j.pt.In, inEnd: base + j.pt.InEnd, lead: j.pt.Lead, zero: isZero(p), sum: sha256.Sum256(p), check: check}
+	base := d.seg.parts[0].in
+	sp.in, sp.inEnd = base+j.pt.In, base+j.pt.InEnd
 	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
 	return d.s.learn(d.seg, sp, packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)]), front)
+}
+
+// zeroSums remembers the SHA-256 of runs of zeros, which most disks have many of in the one length of their spans.
+var zeroSums sync.Map // of [32]byte by length
+
+func zeroSum(n int) [32]byte {
+	if sum, ok := zeroSums.Load(n); ok {
+		return sum.([32]byte)
+	}
+	sum := sha256.Sum256(make([]byte, n))
+	zeroSums.Store(n, sum)
+	return sum
 }
