@@ -123,8 +123,17 @@ func (o *output) far(pos, n, off int) error {
 	if m := o.made + int64(pos-o.pos); int64(off) > m {
 		return fmt.Errorf("offset %d, the frame has %d bytes so far", off, m)
 	}
-	// The source may lie in several pieces: from the farthest to buf itself. back is how far before buf[0] it begins.
-	back := off - pos
+	back := off - pos // how far before buf[0] the source begins
+	if from := len(o.before[0]) + len(o.before[1]) - back; from >= 0 && from+n <= len(o.before[1])-slack {
+		// Nearly all are like that: in the window that Decode was given.
+		if src := o.before[1][from:]; n <= 32 {
+			copy32((*[32]byte)(o.buf[pos:pos+32]), (*[32]byte)(src[:32]))
+		} else {
+			copy(o.buf[pos:pos+n], src)
+		}
+		return nil
+	}
+	// The source may lie in several pieces: from the farthest to buf itself.
 	for i := len(o.before) - 1; i >= 0 && n > 0 && back > 0; i-- {
 		nearer := 0
 		for _, p := range o.before[:i] {
