@@ -99,11 +99,11 @@ func (f *feeder) run() {
 		case <-f.ctx.Done():
 			return
 		}
-		j.whole, j.size, j.err = false, 0, nil
-		j.err = f.next(j)
-		// There is room: jobs holds as many as there are.
-		f.jobs <- j
-		if j.err != nil {
+		j.whole, j.size = false, 0
+		err := f.next(j)
+		j.err = err
+		f.jobs <- j // there is room for as many as there are; from here on j is Next's
+		if err != nil {
 			return
 		}
 	}
