@@ -55,10 +55,10 @@ func drain(ctx context.Context, b Blob) {
 func TestDamagedFilesAreRefusedOrRightNeverWrong(t *testing.T) {
 	for name, whole := range smallFiles(t) {
 		t.Run(name, func(t *testing.T) {
-			for cut := 0; cut < len(whole); cut += 1 + len(whole)/60 {
+			for cut := 0; cut < len(whole); cut += 1 + len(whole)/25 {
 				drain(t.Context(), &memBlob{data: whole[:cut]})
 			}
-			for bit := 0; bit < len(whole)*8; bit += 1 + len(whole)*8/150 {
+			for bit := 0; bit < len(whole)*8; bit += 1 + len(whole)*8/50 {
 				bad := bytes.Clone(whole)
 				bad[bit/8] ^= 1 << (bit % 8)
 				drain(t.Context(), &memBlob{data: bad})

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -58,7 +56,7 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 		return err
 	}
 	defer h.Close()
-	srv, err := fs.Mount(dir, &tree{h, n}, fs.Config{
+	srv, err := fs.Mount(dir, newTree(h, n), fs.Config{
 		AllowOther: allowOther, Passthrough: true, IdleClose: idleClose, ErrnoOf: errnoOf, Log: h.log,
 	})
 	if err != nil {
@@ -91,45 +89,10 @@ func errnoOf(err error) syscall.Errno {
 	return 0
 }
 
-// A tree is what the mount shows.
-type tree struct {
-	host  *host
-	names *names
-}
-
-// Names returns the paths that are listed before anybody touched them.
-func (t *tree) Names() []string { return slices.Sorted(maps.Keys(t.names.fixed)) }
-
-// Lookup tells what path is, from its form alone.
-func (t *tree) Lookup(path string) fs.Kind {
-	switch _, isDisk, isDir := t.names.find(path); {
-	case isDisk:
-		return fs.File
-	case isDir:
-		return fs.Dir
-	}
-	return fs.Absent
-}
-
-// Open resolves the image at path.
-func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
-	target, ok, _ := t.names.find(path)
-	if !ok {
-		return nil, os.ErrNotExist
-	}
-	s, err := t.host.open(ctx, target.ref, target.sel, hooks{})
-	if err != nil {
-		return nil, err
-	}
-	t.host.log.Info("image is ready", "name", path, "digest", s.source.Digest, "format", s.format(), "size", s.disk.Size())
-	im := &shown{stack: s, end: func() {}}
-	im.prove()
-	return im, nil
-}
-
 // A shown is one file of the mount.
 type shown struct {
 	*stack
+	tree *tree
 
 	mu      sync.Mutex
 	proving chan struct{} // closed when the look at the cached file has ended; nil: not begun
@@ -212,6 +175,7 @@ func (im *shown) prove() {
 
 // Close ends what goes on in the background, and closes the stack.
 func (im *shown) Close() error {
+	im.tree.forget(im)
 	im.mu.Lock()
 	proving := im.proving
 	im.end()

@@ -90,6 +90,8 @@ type hooks struct {
 	glance bool
 
 	walk bool // no index is looked for
+
+	measuring func() // a stream begins to be read for its size
 }
 
 // open resolves ref and builds its stack.
@@ -260,6 +262,9 @@ func (s *stack) keep(ctx context.Context, h *host, key string, src seekable.Sour
 	}
 	if f.Size() < 0 {
 		h.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+		if hook.measuring != nil {
+			hook.measuring()
+		}
 		if err := f.Measure(ctx, nil); err != nil {
 			return nil, err
 		}
@@ -300,7 +305,7 @@ func (s *stack) pinned() string {
 func (s *stack) status() status {
 	b, c := s.blob.Stats(), s.file.Stats()
 	return status{
-		Reference: s.pinned(), Digest: s.source.Digest, Format: s.format(), Size: s.disk.Size(),
+		State: stateReady, Reference: s.pinned(), Digest: s.source.Digest, Format: s.format(), Size: s.disk.Size(),
 		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
 		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
 		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/machinefs/machinefs/fs"
@@ -20,6 +18,7 @@ type status struct {
 	Name      string `json:"name,omitempty"` // path of the file; filled in by who asks
 	Reference string `json:"reference"`
 	Digest    string `json:"digest,omitempty"`
+	State     string `json:"state"` // stateReady, or what is going on, or why it is not available
 	Format    string `json:"format"`
 	Size      int64  `json:"size"`     // of the disk, bytes
 	Local     int64  `json:"local"`    // bytes of the image file that are kept here
@@ -33,6 +32,13 @@ type status struct {
 	Misses    int64  `json:"misses"`  // reads that had to wait
 	Damaged   int64  `json:"damaged"` // kept pages that were found damaged, and fetched again
 }
+
+// The states of an image.
+const (
+	stateReady   = "ready"
+	stateOpening = "being looked up"
+	stateMeasure = "being read once, because its size is not stated"
+)
 
 func newStatus(f *flags) *cobra.Command {
 	var asJSON bool
@@ -52,7 +58,7 @@ func newStatus(f *flags) *cobra.Command {
 			for _, dir := range args {
 				got, err := statusOf(dir)
 				if err != nil && all { // one whose process has died says nothing about the others
-					got, err = []status{{Name: dir, Format: "not available: " + err.Error()}}, nil
+					got, err = []status{{Name: dir, State: "not available: " + err.Error()}}, nil
 				}
 				if err != nil {
 					return err
@@ -69,60 +75,37 @@ func newStatus(f *flags) *cobra.Command {
 	return cmd
 }
 
-// statusOf asks for the status of every image below dir that somebody has touched.
+// statusOf asks the process that serves the mount at dir for the status of every image that somebody has touched. Nothing is touched by asking.
 func statusOf(dir string) (list []status, err error) {
-	found := false
-	err = filepath.WalkDir(dir, func(path string, d iofs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			if d != nil && d.IsDir() && path != dir && err != nil {
-				return filepath.SkipDir
-			}
-			return err
-		}
-		buf := make([]byte, 64<<10)
-		n, err := unix.Getxattr(path, "user.machinefs.status", buf)
-		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
-			return nil
-		}
-		found = true
-		if err != nil {
-			list = append(list, status{Name: path, Format: "not available: " + err.Error()})
-			return nil
-		}
-		var st status
-		if err := json.Unmarshal(buf[:n], &st); err != nil {
-			return fmt.Errorf("read status of %s: %w", path, err)
-		}
-		st.Name = path
-		list = append(list, st)
-		return nil
-	})
-	if err != nil {
-		return nil, &fs.MountError{Op: "read status of", Dir: dir, Err: err}
+	fail := &fs.MountError{Op: "read status of", Dir: dir}
+	buf := make([]byte, 64<<10)
+	n, err := unix.Getxattr(dir, "user.machinefs.status", buf)
+	switch {
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP):
+		fail.Err, fail.Remedy = fs.ErrNotMounted, "see: findmnt -t fuse.machinefs"
+		return nil, fail
+	case err != nil:
+		fail.Err = err
+		return nil, fail
 	}
-	if mounts, err := fs.Mounts(); err == nil && !found && !contains(mounts, dir) {
-		return nil, &fs.MountError{Op: "read status of", Dir: dir, Err: fs.ErrNotMounted, Remedy: "see: findmnt -t fuse.machinefs"}
+	if err := json.Unmarshal(buf[:n], &list); err != nil {
+		fail.Err = err
+		return nil, fail
+	}
+	for i := range list {
+		list[i].Name = filepath.Join(dir, list[i].Name)
 	}
 	return list, nil
-}
-
-func contains(mounts []string, dir string) bool {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return false
-	}
-	for _, m := range mounts {
-		if abs == m || strings.HasPrefix(abs, m+"/") {
-			return true
-		}
-	}
-	return false
 }
 
 func printStatus(w io.Writer, list []status) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tSIZE\tLOCAL\tFETCHED\tOF\tHITS\tMISSES\tRETRIES\tERRORS\tFORMAT")
 	for _, s := range list {
+		if s.State != stateReady {
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
+			continue
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob), s.Hits, s.Misses, s.Retries, s.Errors, s.Format)
 	}
 	return t.Flush()
