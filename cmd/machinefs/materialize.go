@@ -27,7 +27,7 @@ func newMaterialize(f *flags) *cobra.Command {
 		Use:   "materialize REF FILE",
 		Short: "Make a full raw copy of an image: parallel, sparse and verified",
 		Long: `Make FILE a full raw copy of the image REF. What the cache has is not fetched again, so that a copy that was broken off goes on where
-it was; what is fetched is kept there, as a mount keeps it. FILE appears when it is whole, and replaces what had its name.`,
+it was (but for at most 32 MiB, where they are all that lacks to verify the digest); what is fetched is kept there, as a mount keeps it. FILE appears when it is whole, and replaces what had its name.`,
 		Example: `  machinefs materialize docker://quay.io/podman/machine-os:5.3 machine.raw
   machinefs materialize --no-cache https://example.org/disk.raw.xz disk.raw`,
 		Args: usage(cobra.ExactArgs(2)),
@@ -40,6 +40,9 @@ it was; what is fetched is kept there, as a mount keeps it. FILE appears when it
 }
 
 func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, out io.Writer) error {
+	if err := checkOutput(path); err != nil {
+		return err
+	}
 	if noCache {
 		// What has to be kept for a while, because the format needs it, lies beside FILE.
 		dir, err := os.MkdirTemp(filepath.Dir(path), ".machinefs-*")

@@ -19,14 +19,20 @@ type output struct {
 	tmp  string // its name until it is whole, where the file system has no files without one
 }
 
-func createOutput(path string, size int64) (*output, error) {
+// checkOutput refuses a path that no file can be made at, before anything is fetched for it.
+func checkOutput(path string) error {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return nil, local(fmt.Errorf("create %s: it is a %s, want a file or a new name", path, kindOf(st.Mode())))
+		return local(fmt.Errorf("create %s: it is a %s, want a file or a new name", path, kindOf(st.Mode())))
 	}
 	dir := filepath.Dir(path)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, local(fmt.Errorf("create %s: no such directory; create it: mkdir -p %s", path, dir))
+		return local(fmt.Errorf("create %s: no such directory; create it: mkdir -p %s", path, dir))
 	}
+	return nil
+}
+
+func createOutput(path string, size int64) (*output, error) {
+	dir := filepath.Dir(path)
 	o := &output{path: path}
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o666)
 	if err == nil {
