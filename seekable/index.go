@@ -34,11 +34,10 @@ import (
 // The header and the table are judged by the digest of the file, if the user or the image's manifest names it, else they are believed as far
 // as the place that they came from. A state is judged by its outcome: a span whose bytes have not the SHA-256 in its record is never handed out.
 type index struct {
-	format  uint32
-	size    int64 // decoded
-	spans   []span
-	content Blob
-	id      string // SHA-256 of the span table, in hex
+	format uint32
+	size   int64 // decoded
+	spans  []span
+	id     string // SHA-256 of the span table, in hex
 }
 
 const (
@@ -171,7 +170,7 @@ func readIndex(ctx context.Context, content Blob, digest string, blobSize int64)
 	if sum := sha256.Sum256(table); !bytes.Equal(sum[:], head[56:88]) {
 		return nil, &ChecksumError{Format: "index", Kind: "SHA-256", Off: indexHead, Got: fmt.Sprintf("%x", sum), Want: fmt.Sprintf("%x", head[56:88])}
 	}
-	x := &index{format: format, size: int64(decoded), content: content, spans: make([]span, n), id: hex.EncodeToString(head[56:88])}
+	x := &index{format: format, size: int64(decoded), spans: make([]span, n), id: hex.EncodeToString(head[56:88])}
 	at := int64(0)
 	for i := range x.spans {
 		sp, err := parseRecord(table[i*recordSize:], blobSize, int64(statesLen))

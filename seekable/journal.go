@@ -2,7 +2,6 @@ package seekable
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -44,9 +43,6 @@ const (
 	kindSpan     = 1
 	kindSettled  = 2
 )
-
-// errJournal marks a failure to keep the journal: reading can go on.
-var errJournal = errors.New("write journal")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -143,11 +139,11 @@ func (j *journal) add(head, state []byte) (int64, error) {
 	}
 	if err != nil {
 		j.bad = true
-		return -1, fmt.Errorf("%w: %w", errJournal, err)
+		return -1, fmt.Errorf("write journal: %w", err)
 	}
 	end, err := j.f.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return -1, fmt.Errorf("%w: %w", errJournal, err)
+		return -1, fmt.Errorf("write journal: %w", err)
 	}
 	if before == j.pos && end == before+int64(len(rec)) {
 		j.pos = end // nobody else wrote: no need to read it back

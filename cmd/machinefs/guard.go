@@ -19,7 +19,7 @@ type guard struct {
 	records *cache.Entry
 	log     *slog.Logger
 	name    string
-	index   atomic.Pointer[string] // what names the index
+	index   string // what names the index; set before the first read
 
 	life     context.Context
 	end      context.CancelFunc
@@ -76,7 +76,7 @@ func (g *guard) Close() error {
 
 // condemn ends the serving, and the use of the index in later runs.
 func (g *guard) condemn(err error) {
-	g.records.SetRecord(badRecord+*g.index.Load(), []byte(err.Error()))
+	g.records.SetRecord(badRecord+g.index, []byte(err.Error()))
 	err = fmt.Errorf("read %s: %w", g.name, err)
 	g.failed.Store(&err)
 	g.log.Error("the image is not served any more", "image", g.name, "err", err)

@@ -223,7 +223,7 @@ func (s *stack) peel(ctx context.Context, h *host, b blob, records *cache.Entry,
 		return seekable.Peel(ctx, b, opt)
 	}
 	if g != nil {
-		g.index.Store(&l.Index)
+		g.index = l.Index
 		s.guard = g
 		s.closers = append(s.closers, g)
 	}
