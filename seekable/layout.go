@@ -34,6 +34,7 @@ type span struct {
 	state  stateRef // decoder state and window; empty: a natural start
 	sum    [32]byte // SHA-256 of the decoded bytes
 	zero   bool     // all bytes are zero: nothing needs fetching
+	stored bool     // state is the span itself: nothing else needs fetching
 	check  byte     // of the xz block, else 0
 }
 
@@ -125,10 +126,23 @@ func (l *layout) span(off int64) (start, end int64) {
 	if k := s.known(off); k >= 0 {
 		return s.spans[k].out, s.spans[k].out + int64(s.spans[k].outLen)
 	}
-	start = s.front.out + (off-s.front.out)/l.grid*l.grid
-	end = start + l.grid
+	start, end = l.cut(s, off)
+	start = max(start, s.front.out)
 	if e := s.end(); e >= 0 {
 		end = min(end, e)
+	}
+	return start, end
+}
+
+// cut returns the span that holds off as a walk of s cuts it: grid bytes, but for the short one that a stream begins with.
+func (l *layout) cut(s *segment, off int64) (start, end int64) {
+	start = s.out + (off-s.out)/l.grid*l.grid
+	end = start + l.grid
+	if start == 0 && l.grid > firstSpan {
+		if off < firstSpan {
+			return 0, firstSpan
+		}
+		return firstSpan, end
 	}
 	return start, end
 }

@@ -156,15 +156,11 @@ func (s *Stream) setLength(seg *segment, n int64) {
 	}
 }
 
-// decodeSpan decodes one span of a large part from its Point.
-func (s *Stream) decodeSpan(ctx context.Context, p part, sp *span, dst, src []byte) error {
+// decodeSpan decodes one span of a large part from its Point, whose state is packed.
+func decodeSpan(ctx context.Context, p part, sp *span, dst, src, packed []byte) error {
 	at := codec.Point{In: sp.in - p.in, InEnd: sp.inEnd - p.in, Lead: sp.lead}
 	var window []byte
-	if sp.state.len > 0 {
-		packed, err := sp.state.load(ctx)
-		if err != nil {
-			return err
-		}
+	if len(packed) > 0 {
 		size, err := unpackedLen(packed)
 		if err != nil {
 			return err

@@ -1,7 +1,6 @@
 package seekable
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 )
@@ -14,15 +13,16 @@ import (
 //	24  u32  outLen  decoded bytes, 1 to 16 MiB
 //	28  u32  lead    decoded bytes that come out before the span's first, and are dropped
 //	32  u64  state   where its packed state is (state.go), from the start of the states
-//	40  u32  stLen   length of the packed state; 0: decoding starts at a natural place (a frame, a block, a member)
-//	44  u32  flags   bit 0: all bytes are zero; bits 8 to 11: for xz, the block's check (xz-file-format 2.1.1.2); other bits are 0
+//	40  u32  stLen   length of the packed state, at most 32 MiB; 0: decoding starts at a natural place (a frame, a block, a member)
+//	44  u32  flags   bit 0: all bytes are zero; bit 1: the packed state is the span's bytes themselves; bits 8 to 11: for xz, the block's check (xz-file-format 2.1.1.2); other bits are 0
 //	48  [32] sum     SHA-256 of the decoded bytes
 //
 // Numbers are little-endian.
 const recordSize = 80
 
 const (
-	flagZero   = 1
+	flagZero   = 1 << 0
+	flagStored = 1 << 1
 	checkShift = 8
 	checkMask  = 0xf
 )
@@ -40,6 +40,9 @@ func appendRecord(b []byte, sp *span, state int64) []byte {
 	flags := uint32(sp.check) << checkShift
 	if sp.zero {
 		flags |= flagZero
+	}
+	if sp.stored {
+		flags |= flagStored
 	}
 	b = le.AppendUint32(b, flags)
 	return append(b, sp.sum[:]...)
@@ -59,12 +62,13 @@ func parseRecord(b []byte, blobSize, states int64) (span, error) {
 		return span{}, fmt.Errorf("span at %d needs %d compressed bytes, want at most %d", out, inLen, maxSpanInput)
 	case lead > MaxSpan:
 		return span{}, fmt.Errorf("span at %d drops %d bytes, want at most %d", out, lead, MaxSpan)
-	case st > uint64(states) || uint64(stLen) > uint64(states)-st:
+	case st > uint64(states) || uint64(stLen) > uint64(states)-st || stLen > maxPacked:
 		return span{}, fmt.Errorf("span at %d has its state at %d+%d of %d", out, st, stLen, states)
-	case flags&^(flagZero|checkMask<<checkShift) != 0:
+	case flags&^(flagZero|flagStored|checkMask<<checkShift) != 0:
 		return span{}, fmt.Errorf("span at %d has unknown flags %#x: use a newer machinefs", out, flags)
 	}
-	sp := span{out: int64(out), outLen: int(outLen), in: int64(in), inEnd: int64(in + inLen), lead: int(lead), zero: flags&flagZero != 0, check: byte(flags >> checkShift)}
+	sp := span{out: int64(out), outLen: int(outLen), in: int64(in), inEnd: int64(in + inLen), lead: int(lead)}
+	sp.zero, sp.stored, sp.check = flags&flagZero != 0, flags&flagStored != 0, byte(flags>>checkShift)
 	sp.state = stateRef{off: int64(st), len: int(stLen)}
 	copy(sp.sum[:], b[48:80])
 	return sp, nil
@@ -72,24 +76,5 @@ func parseRecord(b []byte, blobSize, states int64) (span, error) {
 
 const (
 	maxOffset    = 1 << 56
-	maxSpanInput = 4 * MaxSpan // compressed bytes of a span, its lead included: formats hardly grow what they store
+	maxSpanInput = 2 * MaxSpan // compressed bytes of a span, its lead included: formats hardly grow what they store
 )
-
-// A stateRef tells where a packed state is: in memory, or in a file or blob that is read when it is needed.
-type stateRef struct {
-	mem []byte
-	src Blob // nil: mem
-	off int64
-	len int // 0: none
-}
-
-func (r stateRef) load(ctx context.Context) ([]byte, error) {
-	if r.src == nil {
-		return r.mem, nil
-	}
-	p := make([]byte, r.len)
-	if err := r.src.ReadAt(ctx, p, r.off); err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
-	}
-	return p, nil
-}

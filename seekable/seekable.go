@@ -43,6 +43,9 @@ const (
 	MaxWindow = 128 << 20
 	// minSpan is the least that a span decodes to, but for the last one of a stream: smaller frames are read together.
 	minSpan = 128 << 10
+	// firstSpan is how long the first span of a walked stream is: it tells what the image is (partition tables, a qcow2's header and map),
+	// and should come without waiting for more.
+	firstSpan = 256 << 10
 )
 
 // A FormatError reports input that is not what its format allows.

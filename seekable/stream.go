@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say how a stream is opened.
@@ -19,6 +21,10 @@ type Options struct {
 	// Index is the path without suffix of the files in which the stream keeps what it learned about itself; empty keeps it in memory.
 	// Any number of processes may share it.
 	Index string
+
+	// Of Indexed: the index is to be proved (Prove), and what the last run's Evidence was.
+	Doubt    bool
+	Evidence []byte
 
 	// Member is the name of the file wanted inside a tar or zip; empty takes the disk that is there.
 	Member string
@@ -41,9 +47,11 @@ type Stream struct {
 	parkMu sync.Mutex
 	parked []*walk // ready to go on, the one parked longest ago first
 
-	jour   *journal
-	learns bool                                                 // has large segments
-	past   func(ctx context.Context, p []byte, off int64) error // see SetHistory
+	jour    *journal
+	learns  bool                                                 // has large segments
+	past    func(ctx context.Context, p []byte, off int64) error // see SetHistory
+	foreign string                                               // names the index made elsewhere that tells the layout; else empty
+	proof   *proof                                               // of that index, if it is in doubt; else nil
 }
 
 // Format returns the name of the stream's format: "zstd", "xz", "gzip", "bzip2", "lz4".
@@ -123,6 +131,11 @@ func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off 
 
 // readFrom hands out spans from off on: as many as one fetch brings, or as one walk passes. It returns where it stopped.
 func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, []byte) error) (int64, error) {
+	if s.proof != nil {
+		if err := s.proof.err(); err != nil {
+			return 0, err
+		}
+	}
 	s.mu.RLock()
 	i := s.lay.segment(off)
 	seg := &s.lay.segs[i]
@@ -162,12 +175,19 @@ type unit struct {
 	in, inEnd   int64
 	parts       []part // decoded one after the other, each whole
 	span        *span  // or one span of the part
+	last        bool   // of a doubted index: the stream must end behind it
+	real        bool   // it is decoded, whatever it is marked as
 }
 
-const fetchLimit = 8 << 20 // compressed bytes of neighbouring units that are fetched in one range
+// bare reports whether the unit needs no byte of the blob.
+func (u *unit) bare() bool { return u.span != nil && (u.span.zero || u.span.stored) && !u.real }
+
+// fetchLimit is how many bytes of neighbouring units are fetched in one range, of the blob and of their states.
+const fetchLimit = 8 << 20
 
 // units returns the units from off on that can be decoded alone and are fetched in one range: neighbours, up to end and fetchLimit.
 func (s *Stream) units(i int, off, end int64) (us []unit) {
+	states, doubted := 0, s.doubted()
 	for ; i < len(s.lay.segs) && off < end; i++ {
 		seg := &s.lay.segs[i]
 		if !seg.large {
@@ -181,9 +201,16 @@ func (s *Stream) units(i int, off, end int64) (us []unit) {
 			}
 			for ; k < len(seg.spans) && off < end; k++ {
 				sp := &seg.spans[k]
-				us = append(us, unit{out: sp.out, outLen: int64(sp.outLen), in: sp.in, inEnd: sp.inEnd, parts: seg.parts, span: sp})
+				u := unit{out: sp.out, outLen: int64(sp.outLen), in: sp.in, inEnd: sp.inEnd, parts: seg.parts, span: sp}
+				if doubted {
+					u.real = !sp.stored
+					if u.last = sp.out+int64(sp.outLen) == s.lay.size && s.format != "xz"; u.last {
+						u.inEnd = max(u.inEnd, min(s.blob.Size(), u.in+maxSpanInput))
+					}
+				}
+				us = append(us, u)
 				off = sp.out + int64(sp.outLen)
-				if sp.inEnd-us[0].in > fetchLimit {
+				if states += sp.state.len; sp.inEnd-us[0].in > fetchLimit || states > fetchLimit {
 					return us
 				}
 			}
@@ -201,8 +228,12 @@ func (s *Stream) units(i int, off, end int64) (us []unit) {
 // decodeUnits fetches units in one range, decodes them and hands them out. It returns the end of the last one.
 func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []byte) error) (int64, error) {
 	lo, hi := int64(-1), int64(-1)
-	for _, u := range us {
-		if u.span != nil && u.span.zero {
+	refs := make([]stateRef, len(us))
+	for i, u := range us {
+		if u.span != nil {
+			refs[i] = u.span.state
+		}
+		if u.bare() {
 			continue
 		}
 		if lo < 0 {
@@ -210,19 +241,26 @@ func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []
 		}
 		hi = max(hi, u.inEnd)
 	}
+	var states [][]byte
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		states, err = loadStates(gctx, refs)
+		return err
+	})
 	var src []byte
 	if hi > lo {
 		src = make([]byte, hi-lo)
-		if err := s.blob.ReadAt(ctx, src, lo); err != nil {
-			return 0, err
-		}
+		g.Go(func() error { return s.blob.ReadAt(gctx, src, lo) })
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
 	}
 	buf := spanBuffer()
 	defer spanBuffers.Put(buf)
-	for _, u := range us {
+	for i, u := range us {
 		p := (*buf)[:u.outLen]
-		if err := s.decodeUnit(ctx, u, p, src, lo); err != nil {
-			return 0, err
+		if err := s.decodeUnit(ctx, u, p, src, lo, states[i]); err != nil {
+			return 0, s.blame(err)
 		}
 		if err := keep(u.out, p); err != nil {
 			return 0, err
@@ -232,8 +270,8 @@ func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []
 	return last.out + last.outLen, nil
 }
 
-// decodeUnit decodes one unit into p; src holds the blob's bytes from base on.
-func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int64) error {
+// decodeUnit decodes one unit into p; src holds the blob's bytes from base on, packed the unit's state.
+func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int64, packed []byte) error {
 	if u.span == nil {
 		for _, pt := range u.parts {
 			err := pt.dec.decode(p[pt.out-u.out:pt.out-u.out+pt.outLen], src[pt.in-base:pt.in-base+pt.inLen], naturalStart, nil)
@@ -243,12 +281,25 @@ func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int
 		}
 		return nil
 	}
-	if u.span.zero {
+	switch {
+	case u.bare() && u.span.zero:
 		clear(p)
 		return nil
-	}
-	if err := s.decodeSpan(ctx, u.parts[0], u.span, p, src[u.in-base:u.inEnd-base]); err != nil {
-		return shiftError(err, u.in)
+	case u.bare():
+		if err := unpackStored(p, packed); err != nil {
+			return err
+		}
+		if s.doubted() {
+			s.proveFirst()
+		}
+	case s.doubted():
+		if err := s.decodeProved(ctx, u, p, src[u.in-base:u.inEnd-base], packed); err != nil {
+			return shiftError(err, u.in)
+		}
+	default:
+		if err := decodeSpan(ctx, u.parts[0], u.span, p, src[u.in-base:u.span.inEnd-base], packed); err != nil {
+			return shiftError(err, u.in)
+		}
 	}
 	if sum := sha256.Sum256(p); sum != u.span.sum {
 		return &ChecksumError{Format: "index", Kind: "SHA-256", Off: u.in, Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(u.span.sum[:])}
@@ -279,6 +330,9 @@ func spanBuffer() *[]byte {
 
 // Close drops the walks that are parked. Calls under way must have ended.
 func (s *Stream) Close() error {
+	if s.proof != nil {
+		s.proof.close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.lay.segs {

@@ -215,8 +215,42 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 			if got := readAll(t, l.Stream); !bytes.Equal(got, want) {
 				t.Fatal("with the index other bytes come out")
 			}
+
+			// And from one that has to prove itself.
+			l, err = Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, Options{Doubt: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Stream.Close()
+			l.Stream.SetHistory(historyOf(want))
+			for _, off := range rnd.Perm(len(want) >> 19) {
+				p := make([]byte, 100)
+				if err := readAt(t.Context(), l.Stream, p, int64(off)<<19); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(p, want[off<<19:][:len(p)]) {
+					t.Fatalf("bytes at %d differ", off<<19)
+				}
+			}
+			if err := l.Stream.Prove(t.Context()); err != nil {
+				t.Errorf("a good index is not proved: %v", err)
+			}
+			if l.Stream.Evidence() != nil || l.Stream.doubted() {
+				t.Error("the index is still in doubt")
+			}
 			t.Logf("index is %.2f%% of the blob", 100*float64(file.Len())/float64(len(packed)))
 		})
+	}
+}
+
+// historyOf is what a cache answers that has all of data.
+func historyOf(data []byte) func(context.Context, []byte, int64) error {
+	return func(_ context.Context, p []byte, off int64) error {
+		if off+int64(len(p)) > int64(len(data)) {
+			return fmt.Errorf("history at %d+%d of %d", off, len(p), len(data))
+		}
+		copy(p, data[off:])
+		return nil
 	}
 }
 

@@ -158,7 +158,8 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 	out := front.out
 	ended := false
 	for !ended && out < target && (end < 0 || out < end) {
-		n := s.lay.grid
+		_, cut := s.lay.cut(seg, out)
+		n := cut - out
 		if end >= 0 {
 			n = min(n, end-out)
 		}
@@ -286,7 +287,14 @@ func (d *side) do(j sideJob) error {
 	base := d.seg.parts[0].in
 	sp.in, sp.inEnd = base+j.pt.In, base+j.pt.InEnd
 	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
-	return d.s.learn(d.seg, sp, packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)]), front)
+	var packed []byte
+	if j.out == 0 && !sp.zero {
+		packed = packStored(p)
+		sp.stored = packed != nil
+	} else {
+		packed = packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)])
+	}
+	return d.s.learn(d.seg, sp, packed, front)
 }
 
 // zeroSums remembers the SHA-256 of runs of zeros, which most disks have many of in the one length of their spans.

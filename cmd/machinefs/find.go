@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/machinefs/machinefs/blobfetch"
-	"github.com/machinefs/machinefs/cache"
 	"github.com/machinefs/machinefs/seekable"
 )
 
@@ -61,12 +62,22 @@ type place struct {
 	pinned bool   // its digest, or the file itself, was given by the user or the image's manifest
 }
 
-// badRecord marks, behind an index's name, that the blob did not verify after it was read with that index.
+// badRecord marks, behind an index's name, that the index, or the blob read with it, turned out to be wrong.
 const badRecord = "badindex-"
+
+// distrust tells whether err is to be blamed on the index that s uses; then that index is not used again.
+func (s *stack) distrust(log *slog.Logger, err error) bool {
+	bad, ok := errors.AsType[*seekable.IndexError](err)
+	if !ok {
+		return false
+	}
+	log.Warn("the index is wrong, going on without it", "image", s.image.Reference, "err", bad.Err)
+	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error())) == nil
+}
 
 // findIndex returns the blob's stream, opened with the first index that is found and believed; nil if there is none. That is never an error: the stream is
 // walked then.
-func (h *host) findIndex(ctx context.Context, s *stack, b blob, records *cache.Entry, opt seekable.Options) *seekable.Layer {
+func (h *host) findIndex(ctx context.Context, s *stack, b blob, opt seekable.Options) *seekable.Layer {
 	digest := s.source.Digest
 	if h.flags.indexTrust == trustNone || digest == "" || seekable.Learned(opt.Index) {
 		return nil
@@ -75,12 +86,13 @@ func (h *host) findIndex(ctx context.Context, s *stack, b blob, records *cache.E
 		if !p.pinned && h.flags.indexTrust == trustPinned {
 			continue
 		}
-		l, err := h.openIndex(ctx, s, b, p, records, opt)
+		l, err := h.openIndex(ctx, s, b, p, opt)
 		if err != nil {
 			h.log.Debug("no index", "place", p.ref, "err", err)
 			continue
 		}
 		h.log.Info("index found", "image", s.image.Reference, "place", p.ref)
+		s.index.place = p.ref
 		return l
 	}
 	return nil
@@ -132,7 +144,7 @@ func absolute(path string) string {
 }
 
 // openIndex opens the index at p, if there is one, and the stream with it.
-func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, records *cache.Entry, opt seekable.Options) (*seekable.Layer, error) {
+func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, opt seekable.Options) (*seekable.Layer, error) {
 	im, err := h.client.Resolve(ctx, p.ref, blobfetch.Select{Layer: "0"})
 	if err != nil {
 		return nil, err
@@ -145,11 +157,11 @@ func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, records
 	if err != nil {
 		return nil, err
 	}
-	noted := seekable.Remember(content, records.RecordPath("index"))
+	noted := seekable.Remember(content, s.records.RecordPath("index"))
 	l, err := seekable.Indexed(ctx, b, s.source.Digest, noted, opt)
 	if err == nil {
-		if _, bad := records.Record(badRecord + l.Index); bad == nil {
-			err = fmt.Errorf("open index %s: the blob did not verify when it was read with it", p.ref)
+		if _, bad := s.records.Record(badRecord + l.Index); bad == nil {
+			err = fmt.Errorf("open index %s: it turned out to be wrong before", p.ref)
 		}
 	}
 	if err != nil {

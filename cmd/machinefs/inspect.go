@@ -76,8 +76,9 @@ type chosenReport struct {
 	Size      int64   `json:"size"`  // of the disk
 	Spans     int64   `json:"spans"` // of the image file, as far as they are known; 0: none are
 	SpanSize  int64   `json:"span_size"`
-	Entered   string  `json:"entered"`  // how it is entered in the middle
-	Verified  string  `json:"verified"` // what verifies what
+	Entered   string  `json:"entered"`         // how it is entered in the middle
+	Index     string  `json:"index,omitempty"` // where the index is that it is entered by
+	Verified  string  `json:"verified"`        // what verifies what
 }
 
 func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*report, error) {
@@ -105,7 +106,7 @@ func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*
 		return nil, err
 	}
 	defer s.Close()
-	c := &chosenReport{Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.verified()}
+	c := &chosenReport{Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.verified(), Index: s.index.place}
 	if s.spans != nil {
 		c.ImageFile = s.spans.Size()
 		c.Spans, c.SpanSize, c.Entered = s.entered()
@@ -156,6 +157,9 @@ func (s *stack) verified() string {
 		whole = "the whole blob by " + d + ", when all of it is read"
 	}
 	check := "single ranges by nothing but the connection"
+	if s.index.id != "" {
+		return "each span by its SHA-256 in the index; " + whole
+	}
 	for _, l := range s.layers {
 		if c := formatChecks[l.Format]; c != "" {
 			check = c
@@ -192,6 +196,9 @@ func (r *report) print(w io.Writer) error {
 		}
 		if c.Entered != "" {
 			fmt.Fprintf(t, "entered\t%s\n", c.Entered)
+		}
+		if c.Index != "" {
+			fmt.Fprintf(t, "index\t%s\n", c.Index)
 		}
 		fmt.Fprintf(t, "verified\t%s\n", c.Verified)
 	}

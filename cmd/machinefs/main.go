@@ -1,7 +1,7 @@
 // Machinefs shows virtual-machine disk images that lie in registries, OCI layouts and on web servers as raw disk files, and fetches
 // only what is read of them.
 //
-// Every command is a file here. stack.go joins the packages into the stack that one image is read through; exit.go has
+// Every command is a file here; shown.go is one file of the mount. stack.go joins the packages into the stack that one image is read through; exit.go has
 // the exit codes; names.go the names in the mount.
 package main
 

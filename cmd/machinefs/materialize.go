@@ -59,9 +59,21 @@ func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, 
 		return err
 	}
 	defer h.Close()
+	for {
+		c := &copier{host: h, noCache: noCache}
+		err := c.copy(ctx, f, ref, path, out)
+		again := c.stack != nil && c.distrust(h.log, err)
+		c.close()
+		if !again {
+			return err
+		}
+	}
+}
+
+// copy makes the copy.
+func (c *copier) copy(ctx context.Context, f *flags, ref, path string, out io.Writer) (err error) {
 	begin := time.Now()
-	c := &copier{host: h, noCache: noCache}
-	defer c.close()
+	h := c.host
 	if c.stack, err = h.open(ctx, ref, f.selection, hooks{blob: c.verify, spans: c.tee}); err != nil {
 		return err
 	}
@@ -102,7 +114,6 @@ type copier struct {
 	noCache bool
 	out     *output
 	check   *hashed      // nil: the blob has no digest
-	records *cache.Entry // of the blob
 	direct  atomic.Bool  // spans go to the output as they are decoded
 	done    ranges       // of the disk, in the output
 	filled  atomic.Int64 // bytes of an image file that is not the disk itself
@@ -137,7 +148,10 @@ func (c *copier) verify(b blob, digest string, records *cache.Entry) blob {
 			c.host.log.Debug("hash from the start", "err", err)
 		}
 	}
-	c.check, c.records = &hashed{Verifier: v, path: records.RecordPath(hashRecord)}, records
+	if c.check != nil { // of a disk that turned out not to be the one
+		c.check.Close()
+	}
+	c.check = &hashed{Verifier: v, path: records.RecordPath(hashRecord)}
 	return c.check
 }
 
@@ -316,8 +330,8 @@ func (c *copier) proof(ctx context.Context) (string, error) {
 		return fmt.Sprintf("verified by the format's checks (%s were here already and were not fetched again to verify %s)", human(missing.Missing), c.blob.Digest()), nil
 	}
 	if err != nil {
-		if c.index != "" && errors.Is(err, blobfetch.ErrVerify) {
-			c.records.SetRecord(badRecord+c.index, []byte(err.Error()))
+		if c.index.id != "" && errors.Is(err, blobfetch.ErrVerify) {
+			c.records.SetRecord(badRecord+c.index.id, []byte(err.Error()))
 		}
 		return "", err
 	}

@@ -55,15 +55,16 @@ type stack struct {
 	image     *blobfetch.Image
 	source    blobfetch.Disk
 	blob      *blobfetch.Blob
+	records   *cache.Entry // what was learned of the blob: it is kept apart from the bytes, and outlives their eviction
 	layers    []layer
 	spans     seekable.Source // what the cache is filled from
 	file      *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
 	disk      *disk.Disk
-	outer     *seekable.Stream // the outermost layer, if it is a stream: what an index is of
-	outerFile *cache.File      // what that decodes to
-	index     string           // names the index that somebody else made and the blob is read with; empty: none
-	guard     *guard           // nil, unless the blob is read with somebody else's index
-	inner     string           // of a glance that did not reach the disk: what is known to come next
+	outer     *seekable.Stream           // the outermost layer, if it is a stream: what an index is of
+	outerFile *cache.File                // what that decodes to
+	index     struct{ id, place string } // the index that somebody else made and the blob is read with; empty: none
+	guard     *guard                     // nil, unless the blob is read with somebody else's index
+	inner     string                     // of a glance that did not reach the disk: what is known to come next
 
 	closers []io.Closer
 }
@@ -110,16 +111,31 @@ func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, hook 
 	}
 	// Of a container's layers, the last that has the file is the one that counts.
 	for _, d := range slices.Backward(disks) {
-		s := &stack{image: im, source: d}
-		if err = s.build(ctx, h, sel, hook); err == nil {
+		var s *stack
+		if s, err = h.stack(ctx, im, d, sel, hook); err == nil {
 			return s, nil
 		}
-		s.Close()
 		if !is[*seekable.MemberError](err) {
 			break
 		}
 	}
 	return nil, fmt.Errorf("open %s: %w", im.Reference, err)
+}
+
+// stack builds the stack of one disk of im; should an index turn out to be wrong at that, without it.
+func (h *host) stack(ctx context.Context, im *blobfetch.Image, d blobfetch.Disk, sel blobfetch.Select, hook hooks) (*stack, error) {
+	for {
+		s := &stack{image: im, source: d}
+		err := s.build(ctx, h, sel, hook)
+		if err == nil {
+			return s, nil
+		}
+		again := s.distrust(h.log, err)
+		s.Close()
+		if !again {
+			return nil, err
+		}
+	}
 }
 
 // build goes from the blob up, a layer at a time.
@@ -128,26 +144,24 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 		return err
 	}
 	s.closers = append(s.closers, s.blob)
-	// What was learned about the blob and its layers is kept apart from the bytes, and outlives their eviction.
 	key := s.source.Key
-	records, err := s.entry(h, key)
-	if err != nil {
+	if s.records, err = s.entry(h, key); err != nil {
 		return err
 	}
-	noted := seekable.Remember(s.blob, records.RecordPath("notes"))
+	noted := seekable.Remember(s.blob, s.records.RecordPath("notes"))
 	var b blob = noted
 	if hook.blob != nil { // it sees what was noted as well, so that a digest needs no byte twice
-		b = hook.blob(noted, s.blob.Digest(), records)
+		b = hook.blob(noted, s.blob.Digest(), s.records)
 	}
 	for {
 		opt := seekable.Options{
 			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
-			Index: records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
+			Index: s.records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
 		}
 		if s.file == nil { // else what is read passes through a layer, and is no metadata
 			noted.Resume()
 		}
-		l, err := s.peel(ctx, h, b, records, opt, hook)
+		l, err := s.peel(ctx, h, b, opt, hook)
 		if err := noted.Seal(); err != nil {
 			h.log.Warn("opening again will ask the source", "err", err)
 		}
@@ -202,7 +216,7 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 }
 
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
-func (s *stack) peel(ctx context.Context, h *host, b blob, records *cache.Entry, opt seekable.Options, hook hooks) (*seekable.Layer, error) {
+func (s *stack) peel(ctx context.Context, h *host, b blob, opt seekable.Options, hook hooks) (*seekable.Layer, error) {
 	if len(s.layers) > 0 || hook.walk {
 		return seekable.Peel(ctx, b, opt)
 	}
@@ -210,12 +224,12 @@ func (s *stack) peel(ctx context.Context, h *host, b blob, records *cache.Entry,
 	var g *guard
 	if hook.blob == nil && s.source.Digest != "" { // else the hook watches
 		var err error
-		if g, err = newGuard(s.blob, h.cache.Dir(), s.image.Reference, records, h.log); err != nil {
+		if g, err = newGuard(s.blob, h.cache.Dir(), s.image.Reference, s.records, h.log); err != nil {
 			return nil, err
 		}
 		under = g
 	}
-	l := h.findIndex(ctx, s, under, records, opt)
+	l := h.findIndex(ctx, s, under, opt)
 	if l == nil {
 		if g != nil {
 			g.Close()
@@ -227,7 +241,7 @@ func (s *stack) peel(ctx context.Context, h *host, b blob, records *cache.Entry,
 		s.guard = g
 		s.closers = append(s.closers, g)
 	}
-	s.index = l.Index
+	s.index.id = l.Index
 	return l, nil
 }
 

@@ -62,9 +62,8 @@ func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
 		return nil, err
 	}
 	t.host.log.Info("image is ready", "name", path, "digest", s.source.Digest, "format", s.format(), "size", s.disk.Size())
-	im := &shown{stack: s, tree: t, end: func() {}}
+	im := newShown(t, s, target.sel)
 	t.set(path, &touched{im: im})
-	im.prove()
 	return im, nil
 }
 
@@ -104,7 +103,7 @@ func (t *tree) Attr(name string) ([]byte, bool) {
 	for _, path := range slices.Sorted(maps.Keys(t.touched)) {
 		st := status{State: t.touched[path].state}
 		if im := t.touched[path].im; im != nil {
-			st = im.status()
+			st = im.cur.Load().status()
 		}
 		st.Name = path
 		data, err := json.Marshal(st)

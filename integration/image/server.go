@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 )
@@ -27,6 +28,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	counts  map[string]Count
+	answers []answer
 	latency time.Duration
 	rate    int64     // bytes per second over all connections; 0 is no limit
 	free    time.Time // when the link has sent all that was given to it
@@ -85,6 +87,25 @@ func (s *Server) Counts() map[string]Count {
 	return maps.Clone(s.counts)
 }
 
+// An answer is when a request came and when its answer had been sent.
+type answer struct{ from, to time.Time }
+
+// RoundTrips is the longest row of requests since the last Reset of which each came after the one before was answered: how often the
+// latency of the network was paid one after the other. It tells apart only what latency (Limit) keeps apart.
+func (s *Server) RoundTrips() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.answers, func(a, b answer) int { return a.to.Compare(b.to) })
+	n := 0
+	var end time.Time
+	for _, t := range s.answers {
+		if !t.from.Before(end) {
+			n, end = n+1, t.to
+		}
+	}
+	return n
+}
+
 // Total is the sum of Counts.
 func (s *Server) Total() Count {
 	var total Count
@@ -100,6 +121,7 @@ func (s *Server) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.counts)
+	s.answers = nil
 }
 
 // Stop closes the port and all connections.
@@ -110,8 +132,12 @@ func (s *Server) serve(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	latency := s.latency
 	s.mu.Unlock()
 	s.add(r.URL.Path, Count{Requests: 1})
-	wait(r.Context(), time.Now().Add(latency))
+	came := time.Now()
+	wait(r.Context(), came.Add(latency))
 	h.ServeHTTP(&meter{ResponseWriter: w, s: s, ctx: r.Context(), path: r.URL.Path}, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers = append(s.answers, answer{came, time.Now()})
 }
 
 func (s *Server) add(path string, n Count) {

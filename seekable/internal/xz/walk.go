@@ -20,18 +20,13 @@ var _ codec.Walker = (*walker)(nil)
 var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
 // NewWalker returns a Walker of one block. r yields the block's compressed bytes from at.In on; nothing beyond the block is
-// read from it. The zero Point is the block's start; a Point from a Frontier needs the last Window() bytes of output as window, which
-// Next finds before its span then.
-func NewWalker(r io.Reader, blk Block, at codec.Point, window []byte) (codec.Walker, error) {
+// read from it. The zero Point is the block's start. The window is not looked at: Next finds it before its span.
+func NewWalker(r io.Reader, blk Block, at codec.Point, _ []byte) (codec.Walker, error) {
 	w := &walker{d: decoders.Get().(*decoder)}
 	src := bufio.NewReaderSize(io.LimitReader(r, max(blk.InLen-at.In, 0)), chunkIn)
 	if err := w.d.start(src, blk, at); err != nil {
 		w.Close()
 		return nil, err
-	}
-	if need := w.d.reach(); w.d.phase != phaseEnd && int64(len(window)) < need {
-		w.Close()
-		return nil, fmt.Errorf("continue xz block at byte %d: a window of %d bytes, want the last %d of the output", blk.In+at.In, len(window), need)
 	}
 	return w, nil
 }

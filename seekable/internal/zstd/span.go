@@ -17,9 +17,7 @@ type span struct {
 // begin makes the start p of block j the place from which the span is decoded.
 func (w *walker) begin(s *span, j *job, p *place, lead int) {
 	s.begun, s.base = true, s.at-lead
-	bare := *p
-	bare.digest = nil // one span cannot go on verifying a frame
-	s.pt = point(j, &bare, lead)
+	s.pt = point(j, p, lead)
 	if !j.first {
 		s.frame = p.frame
 		if n := min(int64(p.frame.window), p.made); n > 0 {
