@@ -95,9 +95,10 @@ func TestAClientWithARemoteIndex(t *testing.T) {
 	}
 	t.Logf("the blob has %d bytes, the index %d: %.2f %%", blob.Size(), len(x), 100*float64(len(x))/float64(blob.Size()))
 
-	// A first read, far from the front: after the image's manifest come the index's, its table, and then state and data at once.
+	// A first read, far from the front: after the image's manifest come the index's, its table, and then state and data at once. What is fetched
+	// meanwhile to prove the index keeps nobody waiting.
 	server.Reset()
-	server.Limit(20*time.Millisecond, 0)
+	server.Limit(500*time.Millisecond, 0) // much more than anything that is done here takes
 	m := mount(t, "--cache", t.TempDir(), "disk="+ref)
 	f, err := os.Open(m.path("disk"))
 	if err != nil {

@@ -41,7 +41,7 @@ func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Op
 		s.log = discard
 	}
 	if opt.Doubt {
-		s.proof = newProof(x.spans, opt.Evidence)
+		s.proof = newProof(x, opt.Evidence)
 	}
 	for i := 0; i < len(x.spans); {
 		// A segment is what begins at a natural start: a block of xz, where the decoder wants to know its bounds.

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sort"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
@@ -95,30 +98,36 @@ func (p *proof) close() {
 	p.wg.Wait()
 }
 
-// Evidence is what is known of the proof so far, for Options.Evidence of a later run; nil if there is nothing to prove (any more).
+// Evidence is what is known of the proof so far, for Options.Evidence of a later run; nil if there is no doubt. It is for this machine only: the
+// index's name, then 1 if it is proved, else 0 and the links.
 func (s *Stream) Evidence() []byte {
-	if s.proof == nil {
+	p := s.proof
+	if p == nil {
 		return nil
 	}
-	s.proof.mu.Lock()
-	defer s.proof.mu.Unlock()
-	if s.proof.done {
-		return nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := []byte(s.foreign)
+	if p.done {
+		return append(b, 1)
 	}
-	b := make([]byte, 0, linkSize*len(s.proof.links))
-	for _, l := range s.proof.links {
+	b = append(b, 0)
+	for _, l := range p.links {
 		b = append(append(b, l.begin[:]...), l.end[:]...)
 	}
 	return b
 }
 
-func newProof(spans []span, evidence []byte) *proof {
-	p := &proof{spans: spans, links: make([]link, len(spans))}
+// newProof begins the proof of the index x, or goes on with one.
+func newProof(x *index, evidence []byte) *proof {
+	p := &proof{spans: x.spans, links: make([]link, len(x.spans))}
 	p.life, p.end = context.WithCancel(context.Background())
-	if len(evidence) == linkSize*len(spans) {
+	if e, ok := bytes.CutPrefix(evidence, []byte(x.id)); ok && len(e) == 1 {
+		p.done = e[0] == 1
+	} else if ok && len(e) == 1+linkSize*len(p.links) {
 		for i := range p.links {
-			copy(p.links[i].begin[:], evidence[i*linkSize:])
-			copy(p.links[i].end[:], evidence[i*linkSize+linkSize/2:])
+			copy(p.links[i].begin[:], e[1+i*linkSize:])
+			copy(p.links[i].end[:], e[1+i*linkSize+linkSize/2:])
 		}
 	}
 	return p
@@ -147,16 +156,24 @@ func (s *Stream) Prove(ctx context.Context) error {
 		return s.blame(err)
 	}
 	p := s.proof
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range p.spans {
 		sp := &p.spans[i]
-		if _, known := p.link(i); !known {
-			if err := s.redecode(ctx, sp); err != nil {
-				return err
+		g.Go(func() error {
+			if _, known := p.link(i); !known {
+				if err := s.redecode(gctx, sp); err != nil {
+					return err
+				}
 			}
-		}
-		if err := s.proveWindow(ctx, sp); err != nil {
-			return s.blame(err)
-		}
+			return s.blame(s.proveWindow(gctx, sp))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range p.spans {
+		sp := &p.spans[i]
 		l, _ := p.link(i)
 		natural := sp.state.len == 0 || sp.stored
 		if in, ok := own[sp.out]; natural && ok && in == sp.in {
@@ -262,7 +279,7 @@ func (s *Stream) decodeProved(ctx context.Context, u unit, dst, src, packed []by
 		}
 	}
 	begin := linkOf(sp.in, sp.lead, at.State)
-	at.Lead = 0 // it is decoded like the rest: what comes later may refer to it
+	at.Lead = 0       // it is decoded like the rest: what comes later may refer to it
 	avail := int64(0) // bytes of the part before the place where decoding starts
 	if at.State != nil {
 		avail = sp.out - int64(sp.lead) - pt.out

@@ -97,11 +97,18 @@ func (s *Stream) Run(off int64) (start, end int64) {
 
 // SetHistory gives the stream a reader of its own decoded bytes, the cache above it, for a walk that goes on in the middle. Without it they are
 // decoded again.
-func (s *Stream) SetHistory(read func(ctx context.Context, p []byte, off int64) error) { s.past = read }
+func (s *Stream) SetHistory(read func(ctx context.Context, p []byte, off int64) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.past = read
+}
 
 func (s *Stream) history(ctx context.Context, p []byte, off int64) error {
-	if s.past != nil {
-		return s.past(ctx, p, off)
+	s.mu.RLock()
+	past := s.past
+	s.mu.RUnlock()
+	if past != nil {
+		return past(ctx, p, off)
 	}
 	return s.ReadSpans(ctx, off, off+int64(len(p)), func(at int64, q []byte) error {
 		if from := max(off, at); from < at+int64(len(q)) && from < off+int64(len(p)) {

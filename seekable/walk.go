@@ -287,12 +287,11 @@ func (d *side) do(j sideJob) error {
 	base := d.seg.parts[0].in
 	sp.in, sp.inEnd = base+j.pt.In, base+j.pt.InEnd
 	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
-	var packed []byte
-	if j.out == 0 && !sp.zero {
-		packed = packStored(p)
-		sp.stored = packed != nil
-	} else {
-		packed = packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)])
+	packed := packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)])
+	if j.out == 0 {
+		if whole := packStored(p); whole != nil {
+			packed, sp.stored, sp.zero = whole, true, false
+		}
 	}
 	return d.s.learn(d.seg, sp, packed, front)
 }

@@ -65,13 +65,29 @@ type place struct {
 // badRecord marks, behind an index's name, that the index, or the blob read with it, turned out to be wrong.
 const badRecord = "badindex-"
 
+// proofRecord is how far an index from elsewhere is proved.
+const proofRecord = "indexproof"
+
+func (s *stack) keepProof(st *seekable.Stream) error {
+	evidence := st.Evidence()
+	if evidence == nil {
+		return nil
+	}
+	return s.records.SetRecord(proofRecord, evidence)
+}
+
+// closer is a function that is called at the end.
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
 // distrust tells whether err is to be blamed on the index that s uses; then that index is not used again.
 func (s *stack) distrust(log *slog.Logger, err error) bool {
 	bad, ok := errors.AsType[*seekable.IndexError](err)
 	if !ok {
 		return false
 	}
-	log.Warn("the index is wrong, going on without it", "image", s.image.Reference, "err", bad.Err)
+	log.Warn("the index is wrong, going on without it; what was read with it may be wrong", "image", s.image.Reference, "err", bad.Err)
 	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error())) == nil
 }
 
@@ -157,6 +173,8 @@ func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, opt see
 	if err != nil {
 		return nil, err
 	}
+	opt.Doubt = !p.pinned
+	opt.Evidence, _ = s.records.Record(proofRecord)
 	noted := seekable.Remember(content, s.records.RecordPath("index"))
 	l, err := seekable.Indexed(ctx, b, s.source.Digest, noted, opt)
 	if err == nil {
@@ -168,7 +186,7 @@ func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, opt see
 		content.Close()
 		return nil, err
 	}
-	s.closers = append(s.closers, io.Closer(content))
+	s.closers = append(s.closers, io.Closer(content), closer(func() error { return s.keepProof(l.Stream) }))
 	if err := noted.Seal(); err != nil {
 		h.log.Warn("opening again will ask for the index", "err", err)
 	}

@@ -10,16 +10,18 @@ import (
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/seekable"
 )
 
-// A guard watches a blob that is read with somebody else's index. When its bytes have passed, its digest is compared: if it differs, what the
-// index vouched for was not this blob, and nothing is served any more.
+// A guard watches a blob that is read with somebody else's index. When its bytes have passed, its digest is compared, and the index is proved: if it
+// is not what a walk of this blob would have told, nothing is served any more.
 type guard struct {
 	*blobfetch.Verifier
 	records *cache.Entry
 	log     *slog.Logger
 	name    string
-	index   string // what names the index; set before the first read
+	index   string // what names the index; set, as prove is, before the first read
+	prove   func(context.Context) error
 
 	life     context.Context
 	end      context.CancelFunc
@@ -60,6 +62,11 @@ func (g *guard) settle() {
 	switch {
 	case err == nil:
 		g.log.Info("the whole blob is verified", "image", g.name)
+		if err := g.prove(g.life); is[*seekable.IndexError](err) {
+			g.condemn(fmt.Errorf("%v", err)) // no IndexError any more: what was served was wrong, and going on without the index mends nothing
+		} else if err != nil {
+			g.settling.Store(false)
+		}
 	case errors.Is(err, blobfetch.ErrVerify):
 		g.condemn(err)
 	default: // not enough yet, or a fault: the next read tries again

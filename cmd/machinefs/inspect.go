@@ -158,7 +158,7 @@ func (s *stack) verified() string {
 	}
 	check := "single ranges by nothing but the connection"
 	if s.index.id != "" {
-		return "each span by its SHA-256 in the index; " + whole
+		return "each span by its SHA-256 in the index; the index, unless it was given, and " + whole
 	}
 	for _, l := range s.layers {
 		if c := formatChecks[l.Format]; c != "" {

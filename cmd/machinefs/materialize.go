@@ -336,5 +336,17 @@ func (c *copier) proof(ctx context.Context) (string, error) {
 		return "", err
 	}
 	c.check.note(c.check.Size()) // the next copy has nothing to hash
+	if c.index.id == "" {
+		return "verified " + c.blob.Digest(), nil
+	}
+	if c.whole() && c.outerFile == c.file {
+		c.outer.SetHistory(c.out.ReadAt)
+	}
+	if err := c.outer.Prove(ctx); err != nil {
+		return "", fmt.Errorf("materialize %s: %w", c.image.Reference, err)
+	}
+	if c.outer.Evidence() == nil {
+		return fmt.Sprintf("verified %s, decoded as the given index says", c.blob.Digest()), nil
+	}
 	return "verified " + c.blob.Digest(), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,6 +83,14 @@ func (o *output) WriteAt(p []byte, off int64) error {
 		}
 		hole := data + zeroLen(p[data:])
 		p, off = p[hole:], off+int64(hole)
+	}
+	return nil
+}
+
+// ReadAt reads what was written.
+func (o *output) ReadAt(_ context.Context, p []byte, off int64) error {
+	if _, err := o.f.ReadAt(p, off); err != nil {
+		return local(fmt.Errorf("read %s: %w", o.path, err))
 	}
 	return nil
 }

@@ -237,7 +237,7 @@ func (s *stack) peel(ctx context.Context, h *host, b blob, opt seekable.Options,
 		return seekable.Peel(ctx, b, opt)
 	}
 	if g != nil {
-		g.index = l.Index
+		g.index, g.prove = l.Index, l.Stream.Prove
 		s.guard = g
 		s.closers = append(s.closers, g)
 	}
