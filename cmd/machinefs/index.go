@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ func newIndex(f *flags) *cobra.Command {
 cache; -o writes it to a file, --push stores it as an OCI artifact in a repository or an OCI layout folder, under a tag made of the blob's digest, where
 mount, materialize and inspect find it. In the image's own repository it is the image's referrer as well.`,
 		Example: `  machinefs index docker://quay.io/podman/machine-os:5.3 --push docker://quay.io/podman/machine-os
+  machinefs index ./disk.raw.zst --push docker://quay.io/example/indexes
   machinefs index https://example.org/disk.raw.xz#sha256:… -o disk.mfsindex
   machinefs mount /mnt/images --index-from disk.mfsindex disk=https://example.org/disk.raw.xz#sha256:…`,
 		Args: usage(cobra.ExactArgs(1)),
@@ -50,7 +52,12 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 	switch {
 	case c.outer == nil:
 		return &seekable.FormatError{Format: c.format(), Msg: "nothing to index: the blob is not a compressed stream"}
-	case c.check == nil:
+	case c.check != nil:
+	case isFile(ref): // to read it once more is cheap
+		if c.source.Digest, err = digestOf(ctx, c.blob); err != nil {
+			return fmt.Errorf("index %s: %w", ref, err)
+		}
+	default:
 		return &usageError{fmt.Errorf("index %s: the source gives no digest, and an index is of a digest: write it behind the reference, REF#sha256:…", ref)}
 	}
 	show := startProgress("index", c.outer.Size(), f.quiet, h.log, func() (int64, int64) { return c.filled.Load(), c.blob.Stats().Bytes })
@@ -59,7 +66,7 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 		// The bytes are kept, from a run that did not keep what it learned: walk again.
 		err = c.outer.ReadSpans(ctx, 0, c.outer.Size(), func(int64, []byte) error { return nil })
 	}
-	if err == nil {
+	if err == nil && c.check != nil {
 		err = c.check.Finish(ctx, math.MaxInt64)
 	}
 	show.finish()
@@ -67,6 +74,25 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 		return fmt.Errorf("index %s: %w", ref, err)
 	}
 	return c.publish(ctx, file, push, out)
+}
+
+func isFile(ref string) bool {
+	r, err := blobfetch.ParseReference(ref)
+	return err == nil && r.Transport == blobfetch.File
+}
+
+// digestOf reads b for its digest.
+func digestOf(ctx context.Context, b blob) (string, error) {
+	sum := sha256.New()
+	p := make([]byte, 4<<20)
+	for off := int64(0); off < b.Size(); off += int64(len(p)) {
+		p = p[:min(int64(len(p)), b.Size()-off)]
+		if err := b.ReadAt(ctx, p, off); err != nil {
+			return "", err
+		}
+		sum.Write(p)
+	}
+	return fmt.Sprintf("sha256:%x", sum.Sum(nil)), nil
 }
 
 // publish writes the index to a file and stores it where it was asked for.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/machinefs/machinefs/integration/image"
 )
 
 // A contender makes the full raw file out, once.
@@ -45,7 +47,7 @@ func (b *bench) copies(ctx context.Context) error {
 		local := &contender{name: "xz -dc -T0 of a local file", cmd: func(out string) *exec.Cmd {
 			return shell(ctx, `xz -dc -T0 "$1" >"$2"`, v.file, out)
 		}}
-		xz := strings.HasPrefix(v.decode, "xz")
+		xz := v.kind == image.XZBlocks
 		if xz {
 			all = append(all, local)
 		}
@@ -53,7 +55,7 @@ func (b *bench) copies(ctx context.Context) error {
 			return err
 		}
 		wanted := "<= 0.65"
-		if strings.Contains(v.name, "one frame") || strings.Contains(v.name, "without sizes") { // walked, until there is an index
+		if v.entry != "" || strings.Contains(v.name, "without sizes") { // walked, until there is an index
 			wanted = ""
 		}
 		memory := func(c *contender) string { return fmt.Sprintf("max RSS %d MiB", c.rss>>20) }
@@ -62,6 +64,48 @@ func (b *bench) copies(ctx context.Context) error {
 		if xz {
 			b.compare("materialize, "+v.name+": "+local.name, ours.median(), local.median(), "<= 1.15", memory(ours), "")
 			b.compare("materialize --no-cache, "+v.name+": "+local.name, bare.median(), local.median(), "<= 1.15", memory(bare), "")
+		}
+	}
+	return nil
+}
+
+// indexed measures materialize with an index against the tool on a local file, which need not even fetch.
+func (b *bench) indexed(ctx context.Context) error {
+	for _, v := range b.variants {
+		if v.entry == "" {
+			continue
+		}
+		sum, err := sumOf(v.file)
+		if err != nil {
+			return err
+		}
+		ref, index := b.url(v)+"#sha256:"+sum, filepath.Join(b.work, "index")
+		if said, err := b.program(ctx, "index", "--quiet", "--cache", filepath.Join(b.work, "cache"), ref, "-o", index).CombinedOutput(); err != nil {
+			return fmt.Errorf("make the index of %s: %w: %s", v.name, err, said)
+		}
+		ours := &contender{name: "materialize", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "cache"), "--index-from", index, ref, out)
+		}}
+		bare := &contender{name: "materialize --no-cache", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--no-cache", "--index-from", index, ref, out)
+		}}
+		local := &contender{name: v.decode + " of a local file", cmd: func(out string) *exec.Cmd {
+			return shell(ctx, v.decode+` "$1" >"$2"`, v.file, out)
+		}}
+		if err := b.race([]*contender{ours, bare, local}); err != nil {
+			return err
+		}
+		small, err := os.Stat(index)
+		if err != nil {
+			return err
+		}
+		large, err := os.Stat(v.file)
+		if err != nil {
+			return err
+		}
+		share := fmt.Sprintf("the index is %.2f %% of the blob", 100*float64(small.Size())/float64(large.Size()))
+		for _, c := range []*contender{ours, bare} {
+			b.compare(c.name+" with an index, "+v.name+": "+local.name, c.median(), local.median(), v.entry, fmt.Sprintf("max RSS %d MiB; %s", c.rss>>20, share), "")
 		}
 	}
 	return nil
