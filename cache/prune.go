@@ -22,6 +22,7 @@ type Info struct {
 	Present int64     // bytes of it that are kept, zeros included; as the table says, not checked
 	Disk    int64     // bytes that the entry occupies
 	Open    bool      // somebody has it open
+	Records bool      // it has records only, no bytes of an image file
 	Created time.Time // zero if not known
 	Used    time.Time
 }
@@ -63,7 +64,7 @@ func isID(name string) bool {
 
 func (c *Cache) info(id string, present bool) (Info, bool) {
 	dir := filepath.Join(c.files(), id)
-	i := Info{ID: id, Size: -1}
+	i := Info{ID: id, Size: -1, Records: true}
 	if m, err := readMeta(dir); err == nil {
 		i.Key, i.Name, i.Size, i.Created = m.Key, m.Name, m.Size, m.Created
 	}
@@ -72,6 +73,7 @@ func (c *Cache) info(id string, present bool) (Info, bool) {
 		return i, false // removed meanwhile
 	}
 	for _, f := range files {
+		i.Records = i.Records && f.Name() != "data"
 		var st unix.Stat_t
 		if unix.Lstat(filepath.Join(dir, f.Name()), &st) == nil {
 			i.Disk += st.Blocks * 512
@@ -117,7 +119,7 @@ func countPresent(dir string, size int64) (n int64) {
 // PruneOptions says what Prune removes: entries for which any of these holds.
 type PruneOptions struct {
 	All   bool
-	Limit int64         // > 0: the least recently used, until the cache occupies no more bytes than this
+	Limit int64         // > 0: the least recently used, until the cache occupies no more bytes than this; those of records only come last
 	Older time.Duration // > 0: those not used for so long
 }
 
@@ -141,7 +143,17 @@ func (c *Cache) Prune(o PruneOptions) (PruneResult, error) {
 	}
 	now := time.Now()
 	var errs []error
-	for _, i := range slices.Backward(all) {
+	slices.Reverse(all)
+	slices.SortStableFunc(all, func(a, b Info) int {
+		switch {
+		case a.Records == b.Records:
+			return 0
+		case a.Records:
+			return 1
+		}
+		return -1
+	})
+	for _, i := range all {
 		unwanted := o.All || o.Older > 0 && now.Sub(i.Used) > o.Older || o.Limit > 0 && r.Left > o.Limit
 		removed, err := c.remove(i.ID, unwanted)
 		switch {

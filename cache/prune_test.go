@@ -105,6 +105,27 @@ func TestListAndPrune(t *testing.T) {
 	}
 }
 
+// What was learned of an image outlives its bytes, which cost more and are had again by it.
+func TestRecordsGoLast(t *testing.T) {
+	c := openCache(t, t.TempDir())
+	e, err := c.Entry("learned", "learned")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.SetRecord("index", make([]byte, 100<<10)); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	fillEntry(t, c, "bytes", bytes.Repeat([]byte("x"), 20*span64))
+	age(t, c, "learned", "bytes")
+	if r, err := c.Prune(PruneOptions{Limit: 200 << 10}); err != nil || names(r.Removed) != "bytes" {
+		t.Errorf("removed %s, %v; want bytes", names(r.Removed), err)
+	}
+	if r, err := c.Prune(PruneOptions{Limit: 1}); err != nil || names(r.Removed) != "learned" {
+		t.Errorf("removed %s, %v; want learned", names(r.Removed), err)
+	}
+}
+
 // The limit is kept while other images are open and being filled, also by another process.
 func TestLimit(t *testing.T) {
 	dir := t.TempDir()

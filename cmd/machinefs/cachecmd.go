@@ -123,7 +123,9 @@ func newCachePrune(f *flags) *cobra.Command {
   machinefs cache prune --unused 720h`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Limit = int64(limit)
+			if o.Limit = int64(limit); cmd.Flags().Changed("to") {
+				o.Limit = max(o.Limit, 1) // 0 is no limit
+			}
 			if !o.All && o.Limit == 0 && o.Older == 0 {
 				return &usageError{fmt.Errorf("cache prune: say what to remove: --all, --to SIZE or --unused DURATION")}
 			}
@@ -144,7 +146,7 @@ func newCachePrune(f *flags) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.All, "all", false, "remove everything")
-	cmd.Flags().Var(&limit, "to", "remove the least recently used until the cache takes no more than this")
+	cmd.Flags().Var(&limit, "to", "remove the least recently used until the cache takes no more than this; what was learned of streams goes last")
 	cmd.Flags().DurationVar(&o.Older, "unused", 0, "remove what was not used for so long, such as 720h")
 	return cmd
 }
