@@ -52,11 +52,12 @@ type layout struct {
 	segs []segment
 	size int64 // -1 while not known
 	grid int64 // size of the spans that large segments are cut into
+	cell int64 // how many bytes of them a walk decodes in one go
 }
 
 // newLayout groups parts, which follow each other in the output, into segments. What is longer than grid is large.
 func newLayout(parts []part, grid int64) *layout {
-	l := &layout{grid: grid}
+	l := &layout{grid: grid, cell: grid}
 	var small []part
 	flush := func() {
 		if len(small) > 0 {
@@ -134,7 +135,7 @@ func (l *layout) span(off int64) (start, end int64) {
 	return start, end
 }
 
-// cut returns the span that holds off as a walk of s cuts it: grid bytes, but for the short one that a stream begins with.
+// cut returns the span that holds off, of a large segment, as it is likely to become: grid bytes, but for the short one that a stream begins with.
 func (l *layout) cut(s *segment, off int64) (start, end int64) {
 	start = s.out + (off-s.out)/l.grid*l.grid
 	end = start + l.grid
@@ -145,6 +146,14 @@ func (l *layout) cut(s *segment, off int64) (start, end int64) {
 		return firstSpan, end
 	}
 	return start, end
+}
+
+// piece returns how many bytes a walk of s decodes next from out on, in one go.
+func (l *layout) piece(s *segment, out int64) int64 {
+	if out == 0 && l.grid > firstSpan {
+		return firstSpan
+	}
+	return l.cell - (out-s.out)%l.cell
 }
 
 // run returns where decoding has to begin to reach off, and how far it can go on from there in one go; -1 when that is not known.

@@ -22,6 +22,9 @@ func newStream(format string, blob Blob, parts []part, opt Options) *Stream {
 		grid = MaxSpan
 	}
 	s := &Stream{format: format, blob: blob, log: opt.Log, index: opt.Index, lay: newLayout(parts, grid), jour: &journal{}}
+	if opt.Compact {
+		s.lay.cell = max(grid/spanPieces, 1)
+	}
 	if s.log == nil {
 		s.log = discard
 	}

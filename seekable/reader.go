@@ -6,37 +6,37 @@ import (
 )
 
 const (
-	firstPiece = 256 << 10 // bytes of a walk's first range
-	lastPiece  = 4 << 20   // bytes of its later ranges, once it goes on
+	firstChunk = 256 << 10 // bytes of a walk's first range
+	lastChunk  = 4 << 20   // bytes of its later ranges, once it goes on
 	maxAhead   = 4         // ranges under way at once
 )
 
-// A pieceReader reads a blob in order from an offset on, in ranges that grow while it is read, with some of them under way ahead
+// A chunkReader reads a blob in order from an offset on, in ranges that grow while it is read, with some of them under way ahead
 // of the reader. It outlives the call that it serves: a parked walk keeps what was fetched ahead. A decoder may read it from a goroutine of its own.
-type pieceReader struct {
+type chunkReader struct {
 	blob   Blob
 	next   int64 // where the next range starts
 	end    int64
 	size   int64 // of the next range
 	ahead  int   // ranges wanted under way
-	queue  []*piece
+	queue  []*chunk
 	cur    []byte
 	life   context.Context
 	cancel context.CancelFunc
 }
 
-type piece struct {
+type chunk struct {
 	buf  []byte
 	err  error
 	done chan struct{}
 }
 
-func newPieceReader(b Blob, off, end int64) *pieceReader {
+func newChunkReader(b Blob, off, end int64) *chunkReader {
 	life, cancel := context.WithCancel(context.Background())
-	return &pieceReader{blob: b, next: off, end: end, size: firstPiece, ahead: 1, life: life, cancel: cancel}
+	return &chunkReader{blob: b, next: off, end: end, size: firstChunk, ahead: 1, life: life, cancel: cancel}
 }
 
-func (r *pieceReader) Read(p []byte) (int, error) {
+func (r *chunkReader) Read(p []byte) (int, error) {
 	for len(r.cur) == 0 {
 		r.fetch()
 		if len(r.queue) == 0 {
@@ -56,10 +56,10 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 }
 
 // fetch keeps r.ahead ranges under way.
-func (r *pieceReader) fetch() {
+func (r *chunkReader) fetch() {
 	for len(r.queue) < r.ahead && r.next < r.end {
 		n := min(r.size, r.end-r.next)
-		p := &piece{buf: make([]byte, n), done: make(chan struct{})}
+		p := &chunk{buf: make([]byte, n), done: make(chan struct{})}
 		off := r.next
 		go func() {
 			p.err = r.blob.ReadAt(r.life, p.buf, off)
@@ -67,12 +67,12 @@ func (r *pieceReader) fetch() {
 		}()
 		r.queue = append(r.queue, p)
 		r.next += n
-		r.size = min(r.size*2, lastPiece)
+		r.size = min(r.size*2, lastChunk)
 	}
 }
 
 // close waits for what is under way. Nobody may read any more.
-func (r *pieceReader) close() {
+func (r *chunkReader) close() {
 	r.cancel()
 	for _, p := range r.queue {
 		<-p.done

@@ -46,6 +46,8 @@ const (
 	// firstSpan is how long the first span of a walked stream is: it tells what the image is (partition tables, a qcow2's header and map),
 	// and should come without waiting for more.
 	firstSpan = 256 << 10
+	// spanPieces is in how many pieces a walk decodes what becomes a span, if it looks for a good place to end it.
+	spanPieces = 64
 )
 
 // A FormatError reports input that is not what its format allows.

@@ -29,6 +29,7 @@ import (
 
 var (
 	stateEncoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(2), zstd.WithZeroFrames(true))
+	smallEncoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(2), zstd.WithZeroFrames(true)) // 6 % less, a fifth as fast
 	stateDecoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true))
 )
 
@@ -124,7 +125,7 @@ func badState(format string, args ...any) error {
 }
 
 // packState packs the state of pt with what it needs of the window, the end of history; nil for a natural start.
-func packState(pt codec.Point, history []byte) []byte {
+func packState(pt codec.Point, history []byte, enc *zstd.Encoder) []byte {
 	if pt.State == nil {
 		return nil
 	}
@@ -145,7 +146,7 @@ func packState(pt codec.Point, history []byte) []byte {
 	}
 	raw = binary.AppendUvarint(raw, uint64(runs))
 	raw = append(append(raw, list...), data...)
-	return stateEncoder.EncodeAll(raw, le.AppendUint32(le.AppendUint32(nil, uint32(len(raw))), uint32(deepest)))
+	return enc.EncodeAll(raw, le.AppendUint32(le.AppendUint32(nil, uint32(len(raw))), uint32(deepest)))
 }
 
 // unpackState is the opposite of packState.

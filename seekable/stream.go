@@ -22,6 +22,9 @@ type Options struct {
 	// Any number of processes may share it.
 	Index string
 
+	// Compact makes walks look for places where what is learned is small, for an index that is to be shared. They take up to half as long again.
+	Compact bool
+
 	// Of Indexed: the index is to be proved (Prove), and what the last run's Evidence was.
 	Doubt    bool
 	Evidence []byte

@@ -243,6 +243,25 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 			if l.Stream.doubted() || again.Stream.doubted() {
 				t.Error("the index is still in doubt")
 			}
+
+			// One that was made small says the same.
+			s = openLayer(t, b, Options{Span: 1 << 20, Compact: true})
+			if got := readAll(t, s); !bytes.Equal(got, want) {
+				t.Fatal("a walk that looks for good places gives other bytes")
+			}
+			var small bytes.Buffer
+			if err := s.WriteIndex(t.Context(), &small, "sha256:test"); err != nil {
+				t.Fatal(err)
+			}
+			if err := proveAll(t, b, small.Bytes(), want); err != nil {
+				t.Errorf("a small index is not proved: %v", err)
+			}
+			for off := int64(0); off < int64(len(want)); off += 1 << 19 {
+				if start, end := s.Span(off); end-start > 1<<20 {
+					t.Errorf("the span at %d has %d bytes", start, end-start)
+				}
+			}
+			t.Logf("a small index is %.2f%% of the blob", 100*float64(small.Len())/float64(len(packed)))
 			t.Logf("index is %.2f%% of the blob", 100*float64(file.Len())/float64(len(packed)))
 		})
 	}

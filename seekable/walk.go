@@ -2,11 +2,10 @@ package seekable
 
 import (
 	"context"
-	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
@@ -23,7 +22,7 @@ type decoder interface {
 type walk struct {
 	busy chan struct{} // holds one token: who has it drives the walk
 	w    codec.Walker  // nil while the walk is not begun, or was dropped after an error
-	r    *pieceReader
+	r    *chunkReader
 	buf  []byte // output history, then room for spans
 	at   int    // end of the history in buf
 	out  int64  // the same in the stream
@@ -97,7 +96,7 @@ func (s *Stream) begin(ctx context.Context, seg *segment, f frontier) error {
 			return fmt.Errorf("read the window before byte %d: %w", f.out, err)
 		}
 	}
-	k.r = newPieceReader(s.blob, f.in, p.in+p.inLen)
+	k.r = newChunkReader(s.blob, f.in, p.in+p.inLen)
 	defer context.AfterFunc(ctx, k.r.cancel)()
 	w, err := p.dec.walker(k.r, codec.Point{In: f.in - p.in, Lead: f.lead, State: f.st}, past[:max(0, len(past)-f.lead)])
 	if err != nil {
@@ -109,32 +108,31 @@ func (s *Stream) begin(ctx context.Context, seg *segment, f frontier) error {
 	return nil
 }
 
-// room makes k.buf hold the window behind k.at and n bytes after it.
-func (k *walk) room(n int) error {
+// room makes k.buf hold the window behind the last back bytes before k.at, and n bytes or more after k.at. It returns by how much what is in
+// the buffer has moved to its front.
+func (k *walk) room(back, n int) (moved int, err error) {
 	window := k.w.Window()
 	if window > MaxWindow {
-		return fmt.Errorf("decode a window of %d MiB: at most %d MiB are kept in memory", window>>20, MaxWindow>>20)
-	}
-	if len(k.buf)-k.at >= n {
-		return nil
+		return 0, fmt.Errorf("decode a window of %d MiB: at most %d MiB are kept in memory", window>>20, MaxWindow>>20)
 	}
 	if window > 0 {
 		window += maxLead // a Point's window ends where decoding starts
 	}
-	keep := min(k.at, window)
-	// Room for several spans, so that the window is moved once for all of them.
+	keep := min(k.at, window+back)
+	// The room is for more than was asked for, so that the window is moved seldom.
 	buf := k.buf
-	if want := max(window, keep) + 3*n; cap(buf) < want {
-		buf = make([]byte, want)
+	if want := keep + n; cap(buf) < want {
+		buf = make([]byte, window+back+n)
 	} else {
 		buf = buf[:cap(buf)]
 	}
-	copy(buf, k.buf[k.at-keep:k.at])
+	moved = k.at - keep
+	copy(buf, k.buf[moved:k.at])
 	k.buf, k.at = buf, keep
-	return nil
+	return moved, nil
 }
 
-// advance walks seg from its frontier until it has passed target or the segment ends, and hands every span to keep.
+// advance walks seg from its frontier until it has passed target or the segment ends, and hands all to keep.
 // The caller holds seg.walk's token.
 func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep func(int64, []byte) error) (err error) {
 	k := seg.walk
@@ -153,41 +151,52 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 			k.drop()
 		}
 	}()
-	side := newSide(s, seg, keep)
-	defer side.stop()
-	out := front.out
-	ended := false
-	for !ended && out < target && (end < 0 || out < end) {
-		_, cut := s.lay.cut(seg, out)
-		n := cut - out
+	// Handing out and learning take as long as decoding, and each has a goroutine of its own.
+	keeping, learning := newLane(), newLane()
+	defer keeping.close()
+	defer learning.close()
+	learner := &learner{s: s, seg: seg}
+	settle := func() error { return errors.Join(keeping.wait(), learning.wait()) }
+	out, ended := front.out, false
+	for err == nil && !ended && out < target && (end < 0 || out < end) {
+		n := s.lay.piece(seg, out)
 		if end >= 0 {
 			n = min(n, end-out)
 		}
 		if len(k.buf)-k.at < int(n) {
-			if err := side.wait(); err != nil { // it reads the history that is about to move
-				return err
+			if err = settle(); err != nil { // they read what is about to move
+				break
 			}
-			if err := k.room(int(n)); err != nil {
-				return err
+			more := 3 * s.lay.grid
+			if end >= 0 {
+				more = min(more, end-out)
+			}
+			var moved int
+			if moved, err = k.room(learner.pending(), int(max(n, more))); err != nil {
+				break
+			}
+			learner.moved(moved, k.buf)
+		}
+		var got int
+		var pt codec.Point
+		got, pt, err = k.w.Next(k.buf[:k.at+int(n)], k.at)
+		if err == io.EOF {
+			err, ended = nil, true
+			if end >= 0 && out+int64(got) != end {
+				err = &FormatError{Format: s.format, Off: pt.InEnd, Msg: fmt.Sprintf("stream ends after %d decoded bytes, want %d", out+int64(got)-seg.out, end-seg.out)}
 			}
 		}
-		got, pt, err := k.w.Next(k.buf[:k.at+int(n)], k.at)
-		if err != nil && err != io.EOF {
-			return err
+		if err == nil && got > 0 {
+			p := &piece{buf: k.buf, at: k.at, n: got, out: out, pt: pt, front: k.w.Frontier(), window: k.w.Window()}
+			keeping.do(func() error { return keep(p.out, p.bytes()) })
+			learning.do(func() error { return learner.add(p) })
+			k.at += got
+			out += int64(got)
+			k.out = out
 		}
-		ended = err == io.EOF
-		if ended && end >= 0 && out+int64(got) != end {
-			return &FormatError{Format: s.format, Off: pt.InEnd, Msg: fmt.Sprintf("stream ends after %d decoded bytes, want %d", out+int64(got)-seg.out, end-seg.out)}
-		}
-		if got > 0 {
-			job := sideJob{buf: k.buf, at: k.at, n: got, out: out, pt: pt, front: k.w.Frontier(), window: k.w.Window()}
-			side.jobs <- job
-		}
-		k.at += got
-		out += int64(got)
-		k.out = out
 	}
-	if err := side.wait(); err != nil {
+	learning.do(learner.flush)
+	if err = errors.Join(err, settle()); err != nil {
 		return err
 	}
 	if ended || end >= 0 && out >= end {
@@ -201,7 +210,7 @@ func (s *Stream) finish(seg *segment, out int64, ended bool) error {
 	k := seg.walk
 	if !ended {
 		// As many bytes came out as were stated; the decoder has yet to say that this is the end.
-		if err := k.room(1); err != nil {
+		if _, err := k.room(0, 1); err != nil {
 			return err
 		}
 		n, _, err := k.w.Next(k.buf[:k.at+1], k.at)
@@ -218,92 +227,4 @@ func (s *Stream) finish(seg *segment, out int64, ended bool) error {
 	}
 	k.drop()
 	return s.settle(seg, out)
-}
-
-// A side does what a walk owes besides decoding, in a goroutine of its own, so that the next span is decoded meanwhile: hand the span out, hash it,
-// and note its Point.
-type side struct {
-	s    *Stream
-	seg  *segment
-	keep func(int64, []byte) error
-	jobs chan sideJob
-	idle chan error // answers wait: the first error so far
-	err  error
-}
-
-type sideJob struct {
-	buf    []byte
-	at, n  int
-	out    int64
-	pt     codec.Point
-	front  codec.Point
-	window int
-	flush  bool
-}
-
-func newSide(s *Stream, seg *segment, keep func(int64, []byte) error) *side {
-	d := &side{s: s, seg: seg, keep: keep, jobs: make(chan sideJob), idle: make(chan error)}
-	go func() {
-		defer close(d.idle)
-		for j := range d.jobs {
-			if j.flush {
-				d.idle <- d.err
-			} else if d.err == nil {
-				d.err = d.do(j)
-			}
-		}
-	}()
-	return d
-}
-
-// wait returns when all jobs are done.
-func (d *side) wait() error {
-	d.jobs <- sideJob{flush: true}
-	return <-d.idle
-}
-
-func (d *side) stop() {
-	close(d.jobs)
-	<-d.idle
-}
-
-func (d *side) do(j sideJob) error {
-	p := j.buf[j.at : j.at+j.n]
-	sp := span{out: j.out, outLen: j.n, lead: j.pt.Lead, zero: isZero(p), check: d.seg.parts[0].check}
-	hashed := make(chan struct{})
-	go func() { // handing out takes as long: a write to the disk
-		defer close(hashed)
-		if sp.zero {
-			sp.sum = zeroSum(j.n)
-		} else {
-			sp.sum = sha256.Sum256(p)
-		}
-	}()
-	err := d.keep(j.out, p)
-	<-hashed
-	if err != nil {
-		return err
-	}
-	base := d.seg.parts[0].in
-	sp.in, sp.inEnd = base+j.pt.In, base+j.pt.InEnd
-	front := frontier{out: j.out + int64(j.n), in: base + j.front.In, lead: j.front.Lead, window: j.window, st: j.front.State}
-	packed := packState(j.pt, j.buf[:max(0, j.at-j.pt.Lead)])
-	if j.out == 0 {
-		if whole := packStored(p); whole != nil {
-			packed, sp.stored, sp.zero = whole, true, false
-		}
-	}
-	return d.s.learn(d.seg, sp, packed, front)
-}
-
-// zeroSums remembers the SHA-256 of runs of zeros, which most disks have many of in the one length of their spans.
-var zeroSums sync.Map // of [32]byte by length
-
-func zeroSum(n int) [32]byte {
-	if sum, ok := zeroSums.Load(n); ok {
-		return sum.([32]byte)
-	}
-	sum := sha256.Sum256(make([]byte, n))
-	zeroSums.Store(n, sum)
-	return sum
 }

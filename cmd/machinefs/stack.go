@@ -90,7 +90,7 @@ type hooks struct {
 	// glance opens for a look only: of streams that are not kept yet, no more than the first bytes are decoded.
 	glance bool
 
-	walk bool // no index is looked for
+	walk bool // no index is looked for, because one is to be made
 
 	measuring func() // a stream begins to be read for its size
 }
@@ -155,7 +155,7 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 	}
 	for {
 		opt := seekable.Options{
-			Span: int64(h.flags.span), Member: sel.Path, Log: h.log,
+			Span: int64(h.flags.span), Member: sel.Path, Log: h.log, Compact: hook.walk,
 			Index: s.records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
 		}
 		if s.file == nil { // else what is read passes through a layer, and is no metadata

@@ -1,28 +1,88 @@
 package codec
 
-import "math/bits"
+import (
+	"math/bits"
+	"sync"
+)
 
 // Marks is a set of window positions, a bit a byte, counted backwards from the end of the window.
 type Marks struct {
 	bits []uint64
 }
 
+var spareMarks sync.Pool // of *Marks that were recycled
+
 // NewMarks returns an empty set for positions below n.
 func NewMarks(n int) *Marks {
-	return &Marks{bits: make([]uint64, (n+63)/64)}
+	words := (n + 63) / 64
+	if m, ok := spareMarks.Get().(*Marks); ok && cap(m.bits) >= words {
+		m.bits = m.bits[:words]
+		clear(m.bits)
+		return m
+	}
+	return &Marks{bits: make([]uint64, words)}
+}
+
+// Recycle gives the set back, for NewMarks to make another one of. Nobody may use it any more.
+func (m *Marks) Recycle() { spareMarks.Put(m) }
+
+// A Run is a run of marked positions: From, …, From+N-1.
+type Run struct{ From, N int32 }
+
+// List returns the runs of marked positions, in rising order.
+func (m *Marks) List() []Run {
+	n, before := 0, uint64(0)
+	for _, w := range m.bits {
+		n += bits.OnesCount64(w &^ (w<<1 | before))
+		before = w >> 63
+	}
+	runs := make([]Run, 0, n)
+	start := -1
+	for i, w := range m.bits {
+		if start >= 0 { // a run goes on from the word before
+			k := bits.TrailingZeros64(^w)
+			if k == 64 {
+				continue
+			}
+			runs = append(runs, Run{int32(start), int32(i*64 + k - start)})
+			start = -1
+			w = w >> k << k
+		}
+		for w != 0 {
+			from := bits.TrailingZeros64(w)
+			k := bits.TrailingZeros64(^(w >> from))
+			if from+k == 64 {
+				start = i*64 + from
+				break
+			}
+			runs = append(runs, Run{int32(i*64 + from), int32(k)})
+			w = w >> (from + k) << (from + k)
+		}
+	}
+	if start >= 0 {
+		runs = append(runs, Run{int32(start), int32(len(m.bits)*64 - start)})
+	}
+	return runs
+}
+
+// clip returns what of the positions from, …, from+n-1 lies in the set.
+func (m *Marks) clip(from, n int) (start, end int) {
+	return max(from, 0), min(from+n, len(m.bits)*64)
+}
+
+// word returns the word that position from lies in, with a mask of the k positions in it from there on and before end.
+func word(from, end int) (i int, mask uint64, k int) {
+	b := from & 63
+	k = min(64-b, end-from)
+	return from >> 6, (^uint64(0) >> (64 - k)) << b, k
 }
 
 // Add marks the positions from, …, from+n-1. Positions outside the set are ignored: they lie outside the window.
 func (m *Marks) Add(from, n int) {
-	if from < 0 {
-		n += from
-		from = 0
-	}
-	end := min(from+n, len(m.bits)*64)
+	from, end := m.clip(from, n)
 	for from < end {
-		i, b := from>>6, from&63
-		k := min(64-b, end-from)
-		m.bits[i] |= (^uint64(0) >> (64 - k)) << b
+		i, mask, k := word(from, end)
+		m.bits[i] |= mask
 		from += k
 	}
 }

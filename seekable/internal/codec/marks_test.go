@@ -2,6 +2,7 @@ package codec
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -30,6 +31,11 @@ func TestMarksAgainstABoolPerPosition(t *testing.T) {
 			}
 			count, last = count+k, from+k
 		})
+		var runs []Run
+		m.Runs(func(from, k int) { runs = append(runs, Run{int32(from), int32(k)}) })
+		if list := m.List(); !slices.Equal(list, runs) || cap(list) != len(list) {
+			t.Fatalf("List = %v with room for %d, Runs tells %v", list, cap(list), runs)
+		}
 		if m.Count() != count {
 			t.Fatalf("Count = %d, runs hold %d", m.Count(), count)
 		}
