@@ -29,10 +29,13 @@ import (
 //	256        the span table: a record of 80 bytes for each span (record.go), in order and without a gap
 //	           the states (state.go), one after another
 //
-// A reader needs the header and the table at once (80 bytes for each 16 MiB of disk), and of the states only the one of the span that it decodes.
+// A reader needs the header and the table at once (80 bytes for each span, of at most 16 MiB), and of the states only the one of the span that it decodes.
+//
+// Two walks that end spans at the same places write the same states: the state of a span is the one in which decoding of the span before ends (prove.go).
 //
 // The header and the table are judged by the digest of the file, if the user or the image's manifest names it, else they are believed as far
-// as the place that they came from. A state is judged by its outcome: a span whose bytes have not the SHA-256 in its record is never handed out.
+// as the place that they came from, until they are proved (prove.go). A state is judged by its outcome: a span whose bytes have not the SHA-256 in its record is
+// never handed out.
 type index struct {
 	format uint32
 	size   int64 // decoded

@@ -220,7 +220,7 @@ func zeroSum(n int) [32]byte {
 	if sum, ok := zeroSums.Load(n); ok {
 		return sum.([32]byte)
 	}
-	sum := sha256.Sum256(make([]byte, n))
+	sum := sha256.Sum256(zeros[:n])
 	zeroSums.Store(n, sum)
 	return sum
 }

@@ -8,6 +8,7 @@
 // the large unit in it, is a segment that is walked from its front: the walk cuts it into spans of Options.Span bytes, and learns
 // at each cut how the span can be decoded alone the next time (package codec, Point). What was learned is appended to a journal
 // and, when everything is known, written as an index (index.go states the file format). A span that has a Point never needs the walk again.
+// An index that was made elsewhere is proved while it is used (prove.go).
 //
 // # The rules
 //

@@ -237,11 +237,13 @@ func windowLen(packed []byte) (int64, error) {
 	return int64(le.Uint32(packed[4:])), nil
 }
 
-var zeros [64 << 10]byte
+// zeros is never written, and so takes no memory.
+var zeros [MaxSpan]byte
 
 func isZero(p []byte) bool {
+	const step = 64 << 10
 	for len(p) > 0 {
-		n := min(len(p), len(zeros))
+		n := min(len(p), step)
 		if !bytes.Equal(p[:n], zeros[:n]) {
 			return false
 		}

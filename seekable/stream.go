@@ -269,7 +269,9 @@ func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []
 	defer spanBuffers.Put(buf)
 	for i, u := range us {
 		p := (*buf)[:u.outLen]
-		if err := s.decodeUnit(ctx, u, p, src, lo, states[i]); err != nil {
+		if u.bare() && u.span.zero {
+			p = zeros[:u.outLen]
+		} else if err := s.decodeUnit(ctx, u, p, src, lo, states[i]); err != nil {
 			return 0, s.blame(err)
 		}
 		if err := keep(u.out, p); err != nil {
@@ -292,9 +294,6 @@ func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int
 		return nil
 	}
 	switch {
-	case u.bare() && u.span.zero:
-		clear(p)
-		return nil
 	case u.bare():
 		if err := unpackStored(p, packed); err != nil {
 			return err
