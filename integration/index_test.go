@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,12 +66,38 @@ func (x indexFile) seal() {
 func buildIndex(t *testing.T, ref, repository string, args ...string) indexFile {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "index")
-	must(t, append([]string{"index", "--cache", t.TempDir(), ref, "-o", file, "--push", repository}, args...)...)
+	r := finish(t, plain(t, append([]string{"index", "--cache", t.TempDir(), ref, "-o", file, "--push", repository}, args...)...))
+	if r.code != 0 {
+		t.Fatalf("machinefs index %s: exit code %d: %s", ref, r.code, r.stderr)
+	}
 	p, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// plainProgram is the program without the race detector, for what takes long with it and what is measured. The others test the same code with it.
+var plainProgram = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(filepath.Dir(filepath.Dir(program)), "plain", "machinefs")
+	build := exec.Command("go", "build", "-o", path, "../cmd/machinefs")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build machinefs: %w: %s", err, said)
+	}
+	return path, nil
+})
+
+// plain prepares a run of plainProgram.
+func plain(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := plainProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(t, args...)
+	cmd.Path, cmd.Args[0] = path, path
+	return cmd
 }
 
 // TestAClientWithARemoteIndex counts what a client that has nothing fetches of a disk in one zstd frame, whose index lies beside it.
@@ -99,7 +126,8 @@ func TestAClientWithARemoteIndex(t *testing.T) {
 	// meanwhile to prove the index keeps nobody waiting.
 	server.Reset()
 	server.Limit(500*time.Millisecond, 0) // much more than anything that is done here takes
-	m := mount(t, "--cache", t.TempDir(), "disk="+ref)
+	at := t.TempDir()
+	m := start(t, at, plain(t, "mount", at, "--cache", t.TempDir(), "disk="+ref))
 	f, err := os.Open(m.path("disk"))
 	if err != nil {
 		t.Fatal(err)
@@ -304,6 +332,28 @@ var spoiled = []struct {
 		copy(other[indexBlob:indexHeader], x[indexBlob:])
 		return other
 	}},
+	{"zeros where there are none", func(x, _ indexFile) indexFile {
+		r := x.record(6)
+		r[recordFlags] |= 1
+		sum := sha256.Sum256(make([]byte, binary.LittleEndian.Uint32(r[recordOutLen:])))
+		copy(r[recordHash:], sum[:])
+		return x
+	}},
+	{"a first span of its own", func(x, _ indexFile) indexFile {
+		r := x.record(0)
+		own := bytes.Repeat([]byte("boot"), int(binary.LittleEndian.Uint32(r[recordOutLen:])/4))
+		st := binary.LittleEndian.AppendUint32(nil, uint32(len(own)))
+		st = pack(own, binary.LittleEndian.AppendUint32(st, 0))
+		at := binary.LittleEndian.Uint64(x[indexStates:])
+		x = append(x, st...)
+		binary.LittleEndian.PutUint64(x[indexStates:], at+uint64(len(st)))
+		r = x.record(0)
+		binary.LittleEndian.PutUint64(r[recordState:], at)
+		binary.LittleEndian.PutUint32(r[recordStLen:], uint32(len(st)))
+		sum := sha256.Sum256(own)
+		copy(r[recordHash:], sum[:])
+		return x
+	}},
 	{"nothing", func(indexFile, indexFile) indexFile { return indexFile("mfsindex") }},
 	{"random bytes", func(indexFile, indexFile) indexFile { return contentOf(70_000) }},
 }
@@ -314,13 +364,8 @@ func bomb(x indexFile, stated, real uint32) indexFile {
 	if real == 0 {
 		real = min(stated, 48<<20)
 	}
-	encoder, err := zstd.NewWriter(nil)
-	if err != nil {
-		panic(err)
-	}
-	defer encoder.Close()
 	st := binary.LittleEndian.AppendUint32(nil, stated)
-	st = encoder.EncodeAll(make([]byte, real), binary.LittleEndian.AppendUint32(st, 128<<20))
+	st = pack(make([]byte, real), binary.LittleEndian.AppendUint32(st, 128<<20))
 	at := binary.LittleEndian.Uint64(x[indexStates:])
 	x = append(x, st...)
 	binary.LittleEndian.PutUint64(x[indexStates:], at+uint64(len(st)))
@@ -331,6 +376,16 @@ func bomb(x indexFile, stated, real uint32) indexFile {
 		}
 	}
 	return x
+}
+
+// pack appends p as a zstd frame.
+func pack(p, to []byte) []byte {
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err)
+	}
+	defer encoder.Close()
+	return encoder.EncodeAll(p, to)
 }
 
 // TestAWrongIndexDoesNoHarm reads a disk through wrong indexes that lie beside its image: what comes out is right all the same, and takes no more
@@ -358,12 +413,6 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 	good := buildIndex(t, ref, repository, span)
 	otherGood := buildIndex(t, otherRef, strings.TrimSuffix(otherRef, ":1"), span)
 	tag := strings.ReplaceAll(string(bytes.TrimRight(good[indexBlob:indexHeader-32], "\x00")), ":", "-") + ".mfsindex"
-	plain := filepath.Join(dir, "machinefs")
-	build := exec.Command("go", "build", "-o", plain, "../cmd/machinefs")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build machinefs: %v\n%s", err, said)
-	}
 	for _, c := range spoiled {
 		t.Run(c.name, func(t *testing.T) {
 			x := c.spoil(bytes.Clone(good), bytes.Clone(otherGood))
@@ -381,10 +430,8 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 			if err := image.Push(t.Context(), server.Addr+"/vm/large:"+tag, what); err != nil {
 				t.Fatal(err)
 			}
-			cmd := command(t)
-			cmd.Path = plain
 			at := t.TempDir()
-			cmd.Args = []string{plain, "mount", at, span, "--cache", t.TempDir(), "disk=" + ref}
+			cmd := plain(t, "mount", at, span, "--cache", t.TempDir(), "disk="+ref)
 			m := start(t, at, cmd)
 			f, err := os.Open(m.path("disk"))
 			if err != nil {
@@ -405,7 +452,9 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 				t.Errorf("the mount took %d MiB of memory, wanted at most %d", most>>20, memory>>20)
 			}
 			out := filepath.Join(t.TempDir(), "copy.raw")
-			must(t, "materialize", span, "--cache", t.TempDir(), ref, out)
+			if r := finish(t, plain(t, "materialize", span, "--cache", t.TempDir(), ref, out)); r.code != 0 {
+				t.Fatalf("machinefs materialize: exit code %d: %s", r.code, r.stderr)
+			}
 			if got := sumOf(t, out); got != src.sum {
 				t.Errorf("the copy's SHA-256 is %s, wanted %s", got, src.sum)
 			}

@@ -13,7 +13,7 @@ import (
 // smallFiles are one real file for each way that a blob can begin, made by the tools named.
 func smallFiles(t testing.TB) map[string][]byte {
 	t.Helper()
-	data := diskLike(t, 300<<10)
+	data := diskLike(t, 200<<10)
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "disk"), 0o700); err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package seekable
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -86,6 +87,17 @@ func (p *proof) link(i int) (l link, known bool) {
 	return l, l != (link{})
 }
 
+// ProveFront returns when the first span, if it was taken from an index in doubt, has been decoded: what the image seems to be depends on it.
+func (s *Stream) ProveFront(ctx context.Context) error {
+	if !s.Doubted() {
+		return nil
+	}
+	s.proveFirst()
+	defer context.AfterFunc(ctx, s.proof.end)()
+	s.proof.wg.Wait()
+	return cmp.Or(s.proof.err(), context.Cause(ctx))
+}
+
 // err says why nothing is handed out any more.
 func (p *proof) err() error {
 	p.mu.Lock()
@@ -133,8 +145,8 @@ func newProof(x *index, evidence []byte) *proof {
 	return p
 }
 
-// doubted reports whether the index is still to be proved.
-func (s *Stream) doubted() bool {
+// Doubted reports whether the stream is read with an index that is still to be proved.
+func (s *Stream) Doubted() bool {
 	if s.proof == nil {
 		return false
 	}
@@ -148,7 +160,7 @@ func (s *Stream) doubted() bool {
 //
 // Errors: *IndexError where the index is wrong, or where it cannot be proved; those of reading.
 func (s *Stream) Prove(ctx context.Context) error {
-	if !s.doubted() {
+	if !s.Doubted() {
 		return nil
 	}
 	own, err := s.ownStarts(ctx)

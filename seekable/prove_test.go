@@ -97,7 +97,7 @@ var forgeries = []struct {
 }
 
 func TestAForgedIndexIsNotProved(t *testing.T) {
-	data := diskLike(t, 4<<20+12345)
+	data := diskLike(t, 5<<19+12345)
 	for _, c := range corpus {
 		switch c.name {
 		case "zstd", "zstd one frame of a file", "xz one block", "gzip", "lz4 linked":
@@ -105,7 +105,7 @@ func TestAForgedIndexIsNotProved(t *testing.T) {
 			continue // several parts, or no windows
 		}
 		b := &memBlob{data: tool(t, data, c.cmd[0], c.cmd[1:]...)}
-		s := openLayer(t, b, Options{Span: 512 << 10, Index: filepath.Join(t.TempDir(), "layer0")})
+		s := openLayer(t, b, Options{Span: 256 << 10, Index: filepath.Join(t.TempDir(), "layer0")})
 		readAll(t, s)
 		var good bytes.Buffer
 		if err := s.WriteIndex(t.Context(), &good, "sha256:test"); err != nil {

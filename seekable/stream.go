@@ -197,7 +197,7 @@ const fetchLimit = 8 << 20
 
 // units returns the units from off on that can be decoded alone and are fetched in one range: neighbours, up to end and fetchLimit.
 func (s *Stream) units(i int, off, end int64) (us []unit) {
-	states, doubted := 0, s.doubted()
+	states, doubted := 0, s.Doubted()
 	for ; i < len(s.lay.segs) && off < end; i++ {
 		seg := &s.lay.segs[i]
 		if !seg.large {
@@ -298,10 +298,10 @@ func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int
 		if err := unpackStored(p, packed); err != nil {
 			return err
 		}
-		if s.doubted() {
+		if s.Doubted() {
 			s.proveFirst()
 		}
-	case s.doubted():
+	case s.Doubted():
 		if err := s.decodeProved(ctx, u, p, src[u.in-base:u.inEnd-base], packed); err != nil {
 			return shiftError(err, u.in)
 		}

@@ -155,7 +155,7 @@ func readAt(ctx context.Context, s *Stream, p []byte, off int64) error {
 }
 
 func TestEveryStreamGivesItsBytes(t *testing.T) {
-	data := diskLike(t, 4<<20+12345)
+	data := diskLike(t, 5<<19+12345)
 	for _, c := range corpus {
 		t.Run(c.name, func(t *testing.T) {
 			packed := tool(t, data, c.cmd[0], c.cmd[1:]...)
@@ -164,7 +164,7 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 				want = tool(t, packed, "gzip", "-dc")
 			}
 			b := &memBlob{data: packed}
-			opt := Options{Span: 512 << 10, Index: filepath.Join(t.TempDir(), "layer0")}
+			opt := Options{Span: 320 << 10, Index: filepath.Join(t.TempDir(), "layer0")}
 
 			s := openLayer(t, b, opt)
 			if sized := s.Size() >= 0; sized != c.sized {
@@ -240,7 +240,7 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			again.Stream.Close()
-			if l.Stream.doubted() || again.Stream.doubted() {
+			if l.Stream.Doubted() || again.Stream.Doubted() {
 				t.Error("the index is still in doubt")
 			}
 

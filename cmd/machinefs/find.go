@@ -22,6 +22,8 @@ import (
 //     itself named by its digest, which promises more than a tag's writer can;
 //   - each --index-from: a file, a folder (an OCI layout, or one that holds the file indexFile), or a repository. A file, and a reference with a digest,
 //     are believed unless trust is none; others with --index-trust=repository.
+//
+// One that nobody vouches for by its digest is in doubt until it is proved.
 const indexAnnotation = "io.machinefs.index"
 
 // blobAnnotation names, in an index's manifest, the blob that it is about.

@@ -74,10 +74,15 @@ func (g *guard) settle() {
 	}
 }
 
-// Close ends the watching.
-func (g *guard) Close() error {
+// stop ends the watching.
+func (g *guard) stop() {
 	g.end()
 	g.wg.Wait()
+}
+
+// Close ends the watching and closes the blob's Verifier.
+func (g *guard) Close() error {
+	g.stop()
 	return g.Verifier.Close()
 }
 

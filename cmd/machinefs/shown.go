@@ -118,10 +118,11 @@ func (im *shown) seek(ctx context.Context, off int64, data bool) (int64, error) 
 // LocalBytes is what the cache has of the image file.
 func (im *shown) LocalBytes() int64 { return im.cur.Load().file.LocalBytes() }
 
-// Backing is the cache's file, where that is the disk, whole and verified.
+// Backing is the cache's file, where that is the disk, whole and verified. Of an index that is still to be proved it is not: what the kernel has cannot be
+// stopped being served.
 func (im *shown) Backing() (*os.File, bool) {
 	s := im.cur.Load()
-	if !s.whole() {
+	if !s.whole() || s.outer != nil && s.outer.Doubted() {
 		return nil, false
 	}
 	im.prove()

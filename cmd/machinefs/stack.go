@@ -127,6 +127,11 @@ func (h *host) stack(ctx context.Context, im *blobfetch.Image, d blobfetch.Disk,
 	for {
 		s := &stack{image: im, source: d}
 		err := s.build(ctx, h, sel, hook)
+		if s.outer != nil && (err != nil || hook.glance) { // a glance goes no further than what the index says
+			if wrong := s.outer.ProveFront(ctx); wrong != nil {
+				err = wrong
+			}
+		}
 		if err == nil {
 			return s, nil
 		}
@@ -288,6 +293,9 @@ func (s *stack) keep(ctx context.Context, h *host, key string, src seekable.Sour
 
 // Close closes the stack from the top down.
 func (s *stack) Close() error {
+	if s.guard != nil {
+		s.guard.stop() // it reads through all of the stack
+	}
 	var errs []error
 	for _, c := range slices.Backward(s.closers) {
 		errs = append(errs, c.Close())
