@@ -148,12 +148,14 @@ func (l *layout) cut(s *segment, off int64) (start, end int64) {
 	return start, end
 }
 
-// piece returns how many bytes a walk of s decodes next from out on, in one go.
-func (l *layout) piece(s *segment, out int64) int64 {
+// piece returns how many bytes a walk of s decodes next from out on, in one go. Noting what a piece refers to takes as long as its window is large: there
+// are no more of them in a window than are useful.
+func (l *layout) piece(s *segment, out int64, window int) int64 {
 	if out == 0 && l.grid > firstSpan {
 		return firstSpan
 	}
-	return l.cell - (out-s.out)%l.cell
+	size := min(max(l.cell, int64(window)/windowPieces/l.cell*l.cell), l.grid)
+	return size - (out-s.out)%l.cell
 }
 
 // run returns where decoding has to begin to reach off, and how far it can go on from there in one go; -1 when that is not known.

@@ -38,8 +38,8 @@ type learner struct {
 }
 
 const (
-	lookahead = 4 // how much behind the last possible end of a span is looked at: this part of a span
-	shortest  = 8 // a span is this part of the usual length at the least
+	lookahead = 2  // how much behind the last possible end of a span is looked at: this part of a span
+	shortest  = 16 // a span is this part of the usual length at the least
 )
 
 func (l *learner) add(p *piece) error {

@@ -47,8 +47,10 @@ const (
 	// firstSpan is how long the first span of a walked stream is: it tells what the image is (partition tables, a qcow2's header and map),
 	// and should come without waiting for more.
 	firstSpan = 256 << 10
-	// spanPieces is in how many pieces a walk decodes what becomes a span, if it looks for a good place to end it.
-	spanPieces = 64
+	// spanPieces is in how many pieces a walk decodes what becomes a span, if it looks for a good place to end it; windowPieces is the most that
+	// go into a window.
+	spanPieces   = 128
+	windowPieces = 32
 )
 
 // A FormatError reports input that is not what its format allows.

@@ -159,7 +159,7 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 	settle := func() error { return errors.Join(keeping.wait(), learning.wait()) }
 	out, ended := front.out, false
 	for err == nil && !ended && out < target && (end < 0 || out < end) {
-		n := s.lay.piece(seg, out)
+		n := s.lay.piece(seg, out, k.w.Window())
 		if end >= 0 {
 			n = min(n, end-out)
 		}
