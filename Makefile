@@ -41,11 +41,11 @@ SERIAL := ./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal
 
 # The longest package takes minutes on two cores; one that hangs must fail well before CI gives up on everything.
 test: deps build check
-	go test -timeout 14m $(SERIAL)
-	go test -race -timeout 14m $$(go list ./... | grep -v -F $(foreach p,$(SERIAL),-e $(p:./%=/%)))
+	go test -timeout 20m $(SERIAL)
+	go test -race -timeout 20m $$(go list ./... | grep -v -F $(foreach p,$(SERIAL),-e $(p:./%=/%)))
 
 integration: deps build
-	go test -race -timeout 14m ./integration/...
+	go test -race -timeout 20m ./integration/...
 
 demo: deps build
 	go run ./integration/demo

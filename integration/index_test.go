@@ -413,7 +413,7 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 	good := buildIndex(t, ref, repository, span)
 	otherGood := buildIndex(t, otherRef, strings.TrimSuffix(otherRef, ":1"), span)
 	tag := strings.ReplaceAll(string(bytes.TrimRight(good[indexBlob:indexHeader-32], "\x00")), ":", "-") + ".mfsindex"
-	for _, c := range spoiled {
+	for i, c := range spoiled {
 		t.Run(c.name, func(t *testing.T) {
 			x := c.spoil(bytes.Clone(good), bytes.Clone(otherGood))
 			if c.name != "cut in the table" && len(x) > indexHeader && x.spans() < 1000 {
@@ -450,6 +450,9 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 			}
 			if most := peakMemory(t, cmd.Process.Pid); most > memory {
 				t.Errorf("the mount took %d MiB of memory, wanted at most %d", most>>20, memory>>20)
+			}
+			if i%3 != 0 { // the same code, but for what follows on an error
+				return
 			}
 			out := filepath.Join(t.TempDir(), "copy.raw")
 			if r := finish(t, plain(t, "materialize", span, "--cache", t.TempDir(), ref, out)); r.code != 0 {
