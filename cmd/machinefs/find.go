@@ -97,7 +97,13 @@ func (s *stack) distrust(log *slog.Logger, err error) bool {
 // walked then.
 func (h *host) findIndex(ctx context.Context, s *stack, b blob, opt seekable.Options) *seekable.Layer {
 	digest := s.source.Digest
-	if h.flags.indexTrust == trustNone || digest == "" || seekable.Learned(opt.Index) {
+	if h.flags.indexTrust == trustNone || seekable.Learned(opt.Index) {
+		return nil
+	}
+	if digest == "" {
+		if len(h.flags.indexFrom) > 0 {
+			h.log.Warn("no index is looked for: the source gives no digest, by which indexes are known; for a URL write it behind, REF#sha256:…", "image", s.image.Reference)
+		}
 		return nil
 	}
 	for _, p := range h.indexPlaces(s) {

@@ -39,6 +39,11 @@ mount, materialize and inspect find it. In the image's own repository it is the 
 }
 
 func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Writer) error {
+	if file != "" {
+		if err := checkOutput(file); err != nil {
+			return err
+		}
+	}
 	h, err := newHost(f)
 	if err != nil {
 		return err
