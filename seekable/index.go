@@ -161,7 +161,7 @@ func readIndex(ctx context.Context, content Blob, digest string, blobSize int64)
 		return nil, bad("speaks of blob %q, want %q", got, digest)
 	}
 	decoded, n, states, statesLen := le.Uint64(head[24:]), le.Uint64(head[32:]), le.Uint64(head[40:]), le.Uint64(head[48:])
-	if n > maxTable/recordSize || states != indexHead+n*recordSize || states > uint64(size) || statesLen != uint64(size)-states || decoded > maxOffset {
+	if n == 0 || n > maxTable/recordSize || states != indexHead+n*recordSize || states > uint64(size) || statesLen != uint64(size)-states || decoded > maxOffset {
 		return nil, bad("%d spans, states at %d+%d in a file of %d bytes", n, states, statesLen, size)
 	}
 	table := make([]byte, n*recordSize)

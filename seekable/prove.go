@@ -158,7 +158,7 @@ func (s *Stream) Doubted() bool {
 // Prove proves the index that the stream was opened with, if that is in doubt. It decodes what was not decoded yet, and reads the decoded bytes
 // once more, through SetHistory's reader.
 //
-// Errors: *IndexError where the index is wrong, or where it cannot be proved; those of reading.
+// Errors: *IndexError where the index is wrong, or where it cannot be proved (its window is over maxProved, for one); those of reading.
 func (s *Stream) Prove(ctx context.Context) error {
 	if !s.Doubted() {
 		return nil
@@ -278,6 +278,9 @@ func (s *Stream) decodeProved(ctx context.Context, u unit, dst, src, packed []by
 		if err != nil {
 			return err
 		}
+		if length := int(le.Uint32(packed[4:])); length > maxProved {
+			return badState("its window of %d MiB is too large to prove it in memory (at most %d MiB): give the index as a file or by its digest", length>>20, maxProved>>20)
+		}
 		size = int64(n)
 	}
 	if err := stateMemory.Acquire(ctx, size); err != nil {
@@ -307,12 +310,12 @@ func (s *Stream) decodeProved(ctx context.Context, u unit, dst, src, packed []by
 	}
 	defer w.Close()
 	need := int(min(avail, int64(w.Window())))
-	if w.Window() > MaxWindow {
-		return badState("a window of %d bytes", w.Window())
+	if need > maxProved {
+		return badState("its window of %d MiB is too large to prove it in memory (at most %d MiB): give the index as a file or by its digest", need>>20, maxProved>>20)
 	}
-	more := int64(need + sp.lead + len(dst))
+	// A request for more than there is would wait for ever; who holds all of it is alone.
 	stateMemory.Release(size)
-	size += more
+	size = min(size+int64(need+sp.lead+len(dst)), maxState)
 	if err := stateMemory.Acquire(ctx, size); err != nil {
 		size = 0
 		return err
@@ -336,11 +339,17 @@ func (s *Stream) decodeProved(ctx context.Context, u unit, dst, src, packed []by
 	return s.proof.add(s.proof.at(sp.out), link{begin, linkOf(pt.in+front.In, front.Lead, front.State)})
 }
 
+// maxProved is the largest window, in bytes, of an index that is proved: decoding for a proof holds it twice.
+const maxProved = 32 << 20
+
 // minWalkWindow is a window that every walk is content with at its beginning: lz4's.
 const minWalkWindow = 64 << 10
 
 // padded returns window with zeros in front of it, so that it has n bytes at least, and room for more behind.
 func padded(window []byte, n, more int) []byte {
+	if n <= len(window) && more == 0 {
+		return window
+	}
 	p := make([]byte, max(n, len(window))+more)
 	copy(p[len(p)-more-len(window):], window)
 	return p

@@ -5,7 +5,7 @@
 // A Stream is what a compressed blob decodes to. It is cut into spans: units of at most MaxSpan bytes that are decoded, checked and handed
 // out whole. Where the format gives places to start at (the blocks in an xz index, the frames in a zstd seek table), a span
 // is such a unit if it is no longer than Options.Span, and any span can be decoded at once. Where it gives none (one zstd frame, one xz block, gzip), the stream, or
-// the large unit in it, is a segment that is walked from its front: the walk cuts it into spans of Options.Span bytes, and learns
+// the large unit in it, is a segment that is walked from its front: the walk cuts it into spans of at most Options.Span bytes, and learns
 // at each cut how the span can be decoded alone the next time (package codec, Point). What was learned is appended to a journal
 // and, when everything is known, written as an index (index.go states the file format). A span that has a Point never needs the walk again.
 // An index that was made elsewhere is proved while it is used (prove.go).

@@ -15,7 +15,7 @@ import (
 
 // Options say how a stream is opened.
 type Options struct {
-	// Span is the size in bytes of the spans that long units are cut into, at most MaxSpan; 0 is MaxSpan.
+	// Span is the largest size in bytes of the spans that long units are cut into, at most MaxSpan; 0 is MaxSpan.
 	Span int64
 
 	// Index is the path without suffix of the files in which the stream keeps what it learned about itself; empty keeps it in memory.

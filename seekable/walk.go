@@ -18,7 +18,7 @@ type decoder interface {
 	decode(dst, src []byte, at codec.Point, window []byte) error
 }
 
-// A walk decodes a large segment in order, a span at a time. Segments' walks are serialised by walk.busy.
+// A walk decodes a large segment in order, a piece at a time. Segments' walks are serialised by walk.busy.
 type walk struct {
 	busy chan struct{} // holds one token: who has it drives the walk
 	w    codec.Walker  // nil while the walk is not begun, or was dropped after an error
@@ -59,7 +59,8 @@ func (k *walk) drop() {
 // maxLead is the most that a Point's decoding starts before its span, in formats with a window: a zstd block.
 const maxLead = 128 << 10
 
-// maxParked is how many walks of one stream are kept ready to go on. Each holds its window and the spans behind it: up to MaxWindow and 3 MaxSpan bytes.
+// maxParked is how many walks of one stream are kept ready to go on. Each holds its window and the spans behind it: up to MaxWindow and 3 MaxSpan bytes,
+// with Options.Compact 5.
 const maxParked = 2
 
 // park keeps seg's walk ready, and drops the one that was parked longest ago if there are too many. The caller holds seg.walk's token.

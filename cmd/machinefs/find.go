@@ -89,7 +89,7 @@ func (s *stack) distrust(log *slog.Logger, err error) bool {
 	if !ok {
 		return false
 	}
-	log.Warn("the index is wrong, going on without it; what was read with it may be wrong", "image", s.image.Reference, "err", bad.Err)
+	log.Warn("the index is wrong or cannot be proved, going on without it; if it is wrong, so may be what was read with it", "image", s.image.Reference, "err", bad.Err)
 	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error())) == nil
 }
 
