@@ -14,24 +14,24 @@ import (
 
 // Config says where a cache lies and how large it may be.
 type Config struct {
-	Dir   string       // created with mode 0700
-	Limit int64        // bytes on the disk above which the least recently used entries that nobody has open are removed; 0: none
-	Log   *slog.Logger // nil: silent
+	Dir string // created with mode 0700; see ErrNotOurs
+
+	// Limit bounds the bytes that the cache occupies, whatever they are for and whichever process wrote them; 0: none. At the limit,
+	// the least recently used entries that nobody has open are removed. If there are none, nothing more is kept.
+	Limit int64
+
+	// Reserve is the number of bytes of the file system that stay free, as if there were a limit; 0: 5 % of it, at most 1 GiB; < 0: none.
+	Reserve int64
+
+	Log *slog.Logger // nil: silent
 }
 
 // A Cache is a folder of entries. Any number of processes may have it open.
 type Cache struct {
-	dir   string
-	limit int64
-	log   *slog.Logger
-
-	mu     sync.Mutex
-	closed bool
-	wg     sync.WaitGroup // what goes on in the background; nothing is added once closed
-
-	grown    atomic.Int64 // bytes kept since the limit was last looked at
-	evicting atomic.Bool
-	over     atomic.Bool
+	dir    string
+	log    *slog.Logger
+	ledger ledger
+	tidied sync.WaitGroup // Open's work in the background
 
 	failing atomic.Pointer[error] // why the last attempt to keep something failed; nil if it did not
 }
@@ -45,30 +45,53 @@ func Open(c Config) (*Cache, error) {
 	if err != nil || c.Dir == "" {
 		return nil, fmt.Errorf("open cache %q: the folder's name is empty or unknown: give one with --cache", c.Dir)
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "files"), filepath.Join(dir, "trash")} {
-		if err = os.MkdirAll(d, 0o700); err == nil {
-			err = unix.Access(d, unix.R_OK|unix.W_OK|unix.X_OK)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open cache %s: %w: it has to be a folder that can be written; choose another with --cache", dir, err)
-		}
+	k := &Cache{dir: dir, log: c.Log}
+	k.ledger.cache, k.ledger.limit, k.ledger.reserve = k, c.Limit, c.Reserve
+	if err := k.makeFolders(); errors.Is(err, ErrNotOurs) {
+		return nil, fmt.Errorf("open cache %s: %w", dir, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("open cache %s: %w: it has to be a folder that can be written; choose another with --cache", dir, err)
 	}
-	k := &Cache{dir: dir, limit: c.Limit, log: c.Log}
 	// Backup programs leave out what is tagged so: https://bford.info/cachedir/
 	tag := filepath.Join(dir, "CACHEDIR.TAG")
 	if _, err := os.Lstat(tag); errors.Is(err, os.ErrNotExist) {
 		os.WriteFile(tag, []byte("Signature: 8a477f597d28d172789f06886806bc55\n# machinefs cache: may be removed when no machinefs runs\n"), 0o600)
 	}
-	k.wg.Go(k.emptyTrash)
+	k.tidied.Go(func() {
+		k.sweepAll()
+		k.ledger.fit()
+	})
 	return k, nil
 }
 
-// Close waits for what goes on in the background. Entries that are open stay so, but the limit is no longer looked after.
+// makeFolders makes the folders of the cache that are missing, and checks those that are there.
+func (c *Cache) makeFolders() error {
+	if err := trustFolder(c.dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	if err := trustFolder(c.dir); err != nil { // what somebody else has made meanwhile
+		return err
+	}
+	for _, d := range []string{c.dir, c.files(), c.trash(), c.shelves(), c.scratches()} {
+		if d != c.dir {
+			if err := ownFolder(d); err != nil {
+				return err
+			}
+		}
+		if err := unix.Access(d, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close waits for work in the background. Entries that are open stay so.
 func (c *Cache) Close() error {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.wg.Wait()
+	c.tidied.Wait()
+	c.ledger.settle()
 	return nil
 }
 
@@ -76,16 +99,26 @@ func (c *Cache) Close() error {
 func (c *Cache) Dir() string { return c.dir }
 
 func (c *Cache) files() string { return filepath.Join(c.dir, "files") }
+func (c *Cache) trash() string { return filepath.Join(c.dir, "trash") }
 
-// emptyTrash removes what an eviction that was killed had renamed already. Several processes may do it at once.
-func (c *Cache) emptyTrash() {
-	trash := filepath.Join(c.dir, "trash")
-	names, err := os.ReadDir(trash)
-	if err != nil {
-		return
+// sweepAll removes everything that killed processes left, in all folders of the cache. Several processes may do it at once.
+func (c *Cache) sweepAll() {
+	if names, err := os.ReadDir(c.trash()); err == nil { // entries that an eviction had renamed already
+		for _, n := range names {
+			os.RemoveAll(filepath.Join(c.trash(), n.Name()))
+		}
 	}
-	for _, n := range names {
-		os.RemoveAll(filepath.Join(trash, n.Name()))
+	sweep(c.dir, false)
+	sweep(c.scratches(), false)
+	c.eachShelf(func(s *Shelf) { sweep(s.dir, false) })
+	if names, err := os.ReadDir(c.files()); err == nil {
+		for _, n := range names {
+			dir := filepath.Join(c.files(), n.Name())
+			sweep(dir, false)
+			if left, _ := filepath.Glob(filepath.Join(dir, recordPrefix+"*.tmp")); len(left) > 0 {
+				c.remove(n.Name(), false) // sweeps if nobody has the entry open
+			}
+		}
 	}
 }
 
@@ -97,17 +130,13 @@ func (c *Cache) cannotKeep(err error) {
 }
 
 // noteKept notes that bytes were stored.
-func (c *Cache) noteKept(n int64) {
+func (c *Cache) noteKept() {
 	if c.failing.Load() != nil && c.failing.Swap(nil) != nil {
 		c.log.Info("what is fetched is kept again", "cache", c.dir)
 	}
-	const often = 32 << 20
-	if c.grown.Add(n) > min(often, max(c.limit/16, 1)) {
-		c.keepLimit()
-	}
 }
 
-// why is the cause that something was not kept, to end an error with.
+// why is the cause for bytes that were not kept, to end an error with.
 func (c *Cache) why() error {
 	if e := c.failing.Load(); e != nil {
 		return *e

@@ -121,6 +121,8 @@ func TestFolderRemoved(t *testing.T) {
 	dir := t.TempDir()
 	f := openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
 	checkRead(t, f, data, 0, 100)
+	settle(t, f)
+	f.cache.tidied.Wait()
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -133,12 +135,12 @@ func TestDiskFull(t *testing.T) {
 		t.Skip("mounting a small tmpfs takes root")
 	}
 	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=700"); err != nil {
 		t.Fatalf("mount tmpfs: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	var log bytes.Buffer
-	c, err := Open(Config{Dir: dir, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	c, err := Open(Config{Dir: dir, Reserve: -1, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +160,8 @@ func TestDiskFull(t *testing.T) {
 	if f.LocalBytes() == 0 || f.LocalBytes() > 1<<20 {
 		t.Errorf("%d bytes are local", f.LocalBytes())
 	}
-	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("fill: %v, want ENOSPC", err)
+	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); !errors.Is(err, unix.ENOSPC) || !errors.Is(err, ErrFull) {
+		t.Errorf("fill: %v, want ENOSPC and ErrFull", err)
 	}
 	if bad, err := f.Verify(context.Background(), nil); bad != 0 || err != nil {
 		t.Errorf("%d bytes are bad, %v", bad, err)

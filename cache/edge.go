@@ -3,6 +3,7 @@ package cache
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"math"
 )
 
 // A page that two spans share is present only when both were decoded. Until then the side that is known lies at its place in
@@ -57,8 +58,8 @@ func (s *store) fragment(p []byte, off int64) int {
 	if at >= length {
 		return 0
 	}
-	buf := scratch.Get().(*[pageSize]byte)
-	defer scratch.Put(buf)
+	buf := pageBuffers.Get().(*[pageSize]byte)
+	defer pageBuffers.Put(buf)
 	e := s.readEdge(page, buf[:length])
 	switch {
 	case at < e.start:
@@ -71,11 +72,14 @@ func (s *store) fragment(p []byte, off int64) int {
 
 // putEdge stores bytes [from, to) of the page at off, which page holds at the same place, and makes the page present if that completes it.
 // What touches neither end of the page nor a part known before is not kept.
-func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int) (kept int64, err error) {
+func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int, since nonce) (kept int64, err error) {
 	s.edgeMu.Lock() // because the lock of the file excludes only others
 	defer s.edgeMu.Unlock()
 	n := off / pageSize
 	defer lockRange(s.edges, n*edgeBytes, (n+1)*edgeBytes)()
+	if s.forgotten() != since { // under the lock: whoever forgets takes it afterwards
+		return 0, errForgotten
+	}
 	var all [pageSize]byte
 	buf := all[:s.pageLen(off)]
 	if w := s.table.word(n); w != 0 {
@@ -94,14 +98,14 @@ func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int) (kept int
 		e.end = min(old.end, from)
 	}
 	if e.start >= e.end {
-		return s.put(off, buf)
+		return s.put(off, buf, since)
 	}
 	if e == old {
 		return 0, nil
 	}
 	if !same {
-		if _, err := s.data.WriteAt(buf[from:to], off+int64(from)); err != nil {
-			return 0, err
+		if err := s.write(buf[from:to], off+int64(from)); err != nil {
+			return 0, asFull(err)
 		}
 	}
 	return 0, s.writeEdge(off, buf, e)
@@ -113,7 +117,7 @@ func (s *store) putLast() error {
 	if n <= 0 {
 		return nil
 	}
-	_, err := s.putEdge(pageFloor(n-1), new([pageSize]byte), 0, 0)
+	_, err := s.putEdge(pageFloor(n-1), new([pageSize]byte), 0, 0, s.forgotten())
 	return err
 }
 
@@ -129,6 +133,17 @@ func (s *store) writeEdge(off int64, buf []byte, e edge) error {
 	}
 	page := off / pageSize
 	binary.LittleEndian.PutUint32(b[12:], s.edgeCheck(b[:], page))
+	if err := s.ledger.takeFor(s.edges, page*edgeBytes, edgeBytes); err != nil {
+		return err
+	}
 	_, err := s.edges.WriteAt(b[:], page*edgeBytes)
-	return err
+	return asFull(err)
+}
+
+// clearEdges forgets the parts that are known of all pages that are not present.
+func (s *store) clearEdges() error {
+	s.edgeMu.Lock()
+	defer s.edgeMu.Unlock()
+	defer lockRange(s.edges, 0, math.MaxInt64)()
+	return s.edges.Truncate(0)
 }

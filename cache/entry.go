@@ -56,17 +56,16 @@ func (c *Cache) Entry(key, name string) (*Entry, error) {
 		}
 	}
 	e.touch()
-	c.keepLimit()
 	return e, nil
 }
 
 // lockEntry makes an entry's folder and takes the shared lock on it.
 func lockEntry(dir string) (*os.File, error) {
 	for range 1000 { // each time, somebody has removed the entry between two of our steps
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
+		if err := ownFolder(dir); err != nil {
+			return nil, asFull(err)
 		}
-		lock, err := openLock(dir, os.O_CREATE)
+		lock, err := openLock(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -74,7 +73,7 @@ func lockEntry(dir string) (*os.File, error) {
 			return nil, err
 		}
 		if flock(lock, unix.LOCK_EX|unix.LOCK_NB) == nil && isCurrent(lock, dir) {
-			sweep(dir)
+			sweep(dir, true)
 		}
 		if err := flock(lock, unix.LOCK_SH); err != nil {
 			lock.Close()
@@ -88,30 +87,10 @@ func lockEntry(dir string) (*os.File, error) {
 	return nil, errors.New("lock: the entry is removed again and again")
 }
 
-func openLock(dir string, flag int) (*os.File, error) {
-	return os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|flag|unix.O_NOFOLLOW, 0o600)
-}
+func openLock(dir string) (*os.File, error) { return openPlain(filepath.Join(dir, "lock")) }
 
 // isCurrent reports whether the lock is still the one that others find.
-func isCurrent(lock *os.File, dir string) bool {
-	a, err := lock.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Lstat(filepath.Join(dir, "lock"))
-	return err == nil && os.SameFile(a, b)
-}
-
-// sweep removes the temporary files that a killed process left. The entry is locked exclusively: nobody is writing one.
-func sweep(dir string) {
-	left, err := filepath.Glob(filepath.Join(dir, "tmp-*"))
-	if err != nil {
-		return
-	}
-	for _, path := range left {
-		os.Remove(path)
-	}
-}
+func isCurrent(lock *os.File, dir string) bool { return isFile(lock, filepath.Join(dir, "lock")) }
 
 // touch notes the last use: the lock's mtime.
 func (e *Entry) touch() {
@@ -120,37 +99,6 @@ func (e *Entry) touch() {
 
 // Key is the key that the entry was opened with.
 func (e *Entry) Key() string { return e.key }
-
-// RecordPath is where the record with a name lies, or would lie: for records that are appended to. What is written there is evicted with
-// the entry, and after a power failure may be old, cut off or empty, so it has to carry its own checks.
-func (e *Entry) RecordPath(name string) string {
-	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" || len(name) > 100 {
-		name = fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
-	}
-	return filepath.Join(e.dir, "rec-"+name)
-}
-
-const maxRecord = 256 << 20
-
-// Record returns what SetRecord stored, or an error that is fs.ErrNotExist.
-func (e *Entry) Record(name string) ([]byte, error) {
-	b, err := readSmall(e.RecordPath(name), maxRecord)
-	if err != nil {
-		return nil, fmt.Errorf("read record %s of %s: %w", name, e.name, err)
-	}
-	return b, nil
-}
-
-// SetRecord stores a record: wholly or not at all, and so that a power failure does not tear it.
-func (e *Entry) SetRecord(name string, data []byte) error {
-	if len(data) > maxRecord {
-		return fmt.Errorf("write record %s of %s: %d bytes, want at most %d", name, e.name, len(data), maxRecord)
-	}
-	if err := writeAtomic(e.dir, filepath.Base(e.RecordPath(name)), data, true); err != nil {
-		return fmt.Errorf("write record %s of %s: %w", name, e.name, err)
-	}
-	return nil
-}
 
 // Size is the image file's size as an earlier File found it out, or -1.
 func (e *Entry) Size() int64 {
@@ -195,7 +143,7 @@ func (e *Entry) File(src Source) (*File, error) {
 			e.cache.cannotKeep(err)
 		}
 	}
-	s, err := openStore(e.dir, size)
+	s, err := openStore(e.dir, size, &e.cache.ledger)
 	if err != nil {
 		return nil, fmt.Errorf("open %s in the cache: %w", e.name, err)
 	}
@@ -214,7 +162,7 @@ func (e *Entry) drop() error {
 	err := flock(e.lock, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil && isCurrent(e.lock, e.dir) {
 		for _, name := range []string{"data", "table", "edges"} {
-			if rerr := os.Remove(filepath.Join(e.dir, name)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			if rerr := os.RemoveAll(filepath.Join(e.dir, name)); rerr != nil {
 				err = rerr
 			}
 		}
@@ -238,5 +186,7 @@ func (e *Entry) Close() error {
 	if f != nil {
 		f.Close() // without the lock: a flight that ends may call setSize
 	}
-	return e.lock.Close()
+	err := e.lock.Close()
+	e.cache.ledger.retry()
+	return err
 }

@@ -4,9 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -19,11 +16,12 @@ const (
 
 // fetch brings what a flight wants and is missing still once no other process is at it.
 func (f *File) fetch(fl *flight) error {
+	fl.since = f.forgotten()
 	unlock, here, err := f.lockFlight(fl)
 	if err != nil || here {
 		return err
 	}
-	k := &keeper{f: f, fl: fl, unlock: unlock, locked: fl.pos}
+	k := &keeper{f: f, fl: fl, unlock: unlock, locked: fl.pos, since: fl.since}
 	defer unlock(fl.pos, fl.end)
 	for pos := fl.from; pos < fl.end; {
 		if n := f.size.Load(); n >= 0 && pos >= n {
@@ -42,7 +40,7 @@ func (f *File) fetch(fl *flight) error {
 		f.stats.fetches.Add(1)
 		k.pos = -1
 		err = f.src.ReadSpans(fl.ctx, start, end, k.keep)
-		serr := f.takeSize()
+		serr := f.takeSize(fl.since)
 		if ferr := k.flush(); err == nil && ferr != nil && fl.fill {
 			err = ferr
 		}
@@ -68,7 +66,7 @@ func (f *File) fetch(fl *flight) error {
 // bytes are kept; here means that nothing is left to fetch.
 func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), here bool, err error) {
 	// A description of its own, so that flights of one process exclude each other too, where two Files are open.
-	lock, err := os.OpenFile(filepath.Join(f.dir, "fills"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := openPlain(f.path("fills"))
 	if err != nil {
 		return func(int64, int64) {}, false, nil // the folder was removed under us: nobody else can see what we fetch
 	}
@@ -167,23 +165,43 @@ func (f *File) need(fl *flight, pos int64) (start, end int64, err error) {
 	return start, end, nil
 }
 
-// takeSize takes over the size that the source has found out by walking to its end.
-func (f *File) takeSize() error {
-	n := f.src.Size()
-	if n < 0 || f.size.Load() == n {
+// takeSize takes over the size that the source has found out by walking to its end. A size that was kept and contradicts it is wrong, and
+// so may be everything that was kept with it. since is the flight's value of forgotten: after a Forget the source's size may be old.
+func (f *File) takeSize(since nonce) error {
+	n, have := f.src.Size(), f.size.Load()
+	if n < 0 || f.forgotten() != since {
 		return nil
 	}
 	if n > maxSize {
 		return fmt.Errorf("fill %s: %d bytes, want at most %d: %w", f.name(), n, int64(maxSize), errTooLarge)
 	}
-	if !f.size.CompareAndSwap(-1, n) {
-		return fmt.Errorf("fill %s: the stream has %d bytes, the cache holds %d of it: remove the entry with machinefs cache prune",
-			f.name(), n, f.size.Load())
+	if n == have {
+		return f.noteSize(n)
 	}
-	for _, err := range []error{f.fitData(), f.putLast(), f.entry.setSize(n)} {
-		if err != nil {
+	if have >= 0 {
+		f.cache.log.Warn("the size kept of an image was wrong: all of it is fetched anew", "image", f.name(), "kept", have, "size", n)
+		if err := f.forget(); err != nil {
+			return fmt.Errorf("fill %s: the stream has %d bytes, the cache took it for %d: %w", f.name(), n, have, err)
+		}
+	}
+	if !f.size.CompareAndSwap(have, n) {
+		return nil
+	}
+	if have >= 0 {
+		return errors.Join(f.fitData(), f.noteSize(n), errForgotten)
+	}
+	for _, err := range []error{f.fitData(), f.putLast(), f.noteSize(n)} {
+		if err != nil && !errors.Is(err, errForgotten) {
 			f.cache.cannotKeep(err)
 		}
+	}
+	return nil
+}
+
+// noteSize keeps the size for later. Without, it is found by walking again.
+func (f *File) noteSize(n int64) error {
+	if err := f.entry.setSize(n); err != nil {
+		f.cache.cannotKeep(err)
 	}
 	return nil
 }

@@ -8,10 +8,14 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
+
+// maxTries bounds how often a read looks for the same byte: fetched, and lost before it could be read, or fetched by others.
+const maxTries = 100
 
 var errTooLarge = errors.New("too large for the cache")
 
@@ -30,15 +34,32 @@ type File struct {
 	drained chan struct{}
 	wg      sync.WaitGroup // flights and read-ahead
 
-	first  atomic.Int64 // nothing before is absent, as far as Complete has looked
-	looked atomic.Int64 // store.failed at that time
+	completion completion
 
-	mu      sync.Mutex
-	closed  bool
-	flights []*flight
-	backing *os.File // what Backing returned
-	proved  bool     // Verify found all present and right, and nothing was found wrong since
-	failed0 int64    // store.failed at that time
+	mu         sync.Mutex
+	closed     bool
+	flights    []*flight
+	backing    *os.File  // the answer of Backing, to be closed with the File
+	verified   bool      // Verify has found all pages present and right,
+	verifiedAt lossCount // when there had been these losses
+}
+
+// completion is how far a File is known to be complete.
+type completion struct {
+	mu         sync.Mutex
+	completeTo int64     // all pages before are present,
+	at         lossCount // unless there were other losses since
+}
+
+// A lossCount tells whether a page has become absent between two moments: then it differs.
+type lossCount struct {
+	lost   nonce // of the entry, by any process; zero if it cannot be read
+	failed int64 // pages that this process found damaged
+}
+
+func (s *store) losses() lossCount {
+	lost, _ := s.epochs()
+	return lossCount{lost, s.failed.Load()}
 }
 
 const closedBias = math.MinInt64 / 2
@@ -118,8 +139,12 @@ func (f *File) bounds(off int64, n int) error {
 func (f *File) readMissing(ctx context.Context, p []byte, off int64) error {
 	end := off + int64(len(p))
 	asked := false  // read-ahead comes after the demand
-	missed := false // a flight that we joined failed, but not at our span
+	missed := false // a flight that this reader joined failed, but not at its span
+	outdates := 0
 	for tries := 0; len(p) > 0; {
+		if tries > maxTries {
+			return fmt.Errorf("read %s: the bytes at %d were fetched and lost again %d times: %w", f.name(), off, tries, f.cache.why())
+		}
 		if err := f.bounds(off, len(p)); err != nil { // the size may have become known
 			return err
 		}
@@ -148,6 +173,12 @@ func (f *File) readMissing(ctx context.Context, p []byte, off int64) error {
 			}
 		} else if fl != nil {
 			err = f.waitEnd(ctx, fl)
+		}
+		if old := (outdated{}); errors.As(err, &old) {
+			if outdates++; outdates > maxOutdated {
+				return old.error
+			}
+			err = nil
 		}
 		if other := (elsewhere{}); errors.As(err, &other) {
 			if missed {
@@ -204,12 +235,14 @@ func (f *File) complete() bool {
 	if size < 0 {
 		return false
 	}
-	if n := f.failed.Load(); f.looked.Swap(n) != n {
-		f.first.Store(0)
+	c := &f.completion
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := f.losses(); l != c.at || l.lost == (nonce{}) {
+		c.at, c.completeTo = l, 0
 	}
-	at := f.absent(f.first.Load(), size)
-	f.first.Store(at)
-	return at >= size
+	c.completeTo = f.absent(c.completeTo, size)
+	return c.completeTo >= size
 }
 
 // Verify reads all that is present, clears what does not match, and returns how many bytes that were. If all of the file is present and
@@ -219,21 +252,30 @@ func (f *File) Verify(ctx context.Context, progress func(done, total int64)) (ba
 		return 0, err
 	}
 	defer f.exit()
-	failed := f.failed.Load()
+	if f.size.Load() >= 0 {
+		if err := f.fitData(); err != nil {
+			return 0, fmt.Errorf("verify %s: %w", f.name(), err)
+		}
+	}
+	at := f.losses()
 	bad, checked, err := f.verify(ctx, progress)
 	if err != nil {
 		return bad, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.proved = bad == 0 && checked == f.size.Load()
-	f.failed0 = failed
+	f.verified = bad == 0 && checked == f.size.Load()
+	f.verifiedAt = at
 	return bad, nil
 }
 
 // Backing returns the plain file that holds exactly the image file's bytes, open for reading, if it is complete and Verify has found
-// it right: for what reads it without the check of every page (FUSE passthrough, reflinks, copy_file_range). It belongs to
-// the File, which closes it.
+// it right, and no process has made a page of it absent since: neither by finding it damaged, in a read or in a Verify, nor by Drop or Forget.
+// It is for those that read without the check of every page (FUSE passthrough, reflinks, copy_file_range). It belongs to the File,
+// which closes it.
+//
+// Each call looks at the table. A file that was handed out cannot be called back: a kernel that has it goes on to serve
+// it, damaged or not, until the handle is closed. So ask for each handle anew.
 func (f *File) Backing() (*os.File, bool) {
 	if f.enter() != nil {
 		return nil, false
@@ -241,25 +283,25 @@ func (f *File) Backing() (*os.File, bool) {
 	defer f.exit()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.verified || f.verifiedAt.lost == (nonce{}) || f.losses() != f.verifiedAt {
+		return nil, false
+	}
 	size := f.size.Load()
-	if !f.proved || f.failed.Load() != f.failed0 {
+	if f.absent(0, size) < size || !f.isWhole(size) {
 		return nil, false
 	}
-	if f.backing != nil {
-		return f.backing, true
+	if f.backing == nil {
+		b, err := os.OpenFile(f.path("data"), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return nil, false
+		}
+		f.backing = b
 	}
-	if f.fitData() != nil {
-		return nil, false
-	}
-	b, err := os.Open(filepath.Join(f.dir, "data"))
-	if err != nil {
-		return nil, false
-	}
-	have, err := f.data.Stat()
-	if fi, berr := b.Stat(); err != nil || berr != nil || !os.SameFile(fi, have) || fi.Size() != size {
-		b.Close()
-		return nil, false
-	}
-	f.backing = b
-	return b, true
+	return f.backing, true
+}
+
+// isWhole reports whether the data file is still the one in the entry, and of the size that it has to have: it may have been cut off.
+func (f *File) isWhole(size int64) bool {
+	fi, err := f.data.Stat()
+	return err == nil && fi.Size() == size && isFile(f.data, f.path("data"))
 }

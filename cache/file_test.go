@@ -58,6 +58,8 @@ func TestHitAllocatesNothing(t *testing.T) {
 	data := image64(t, 2)
 	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, span64))
 	checkRead(t, f, data, 0, len(data))
+	settle(t, f)
+	f.cache.tidied.Wait() // allocations of other goroutines count too
 	p := make([]byte, 5*pageSize)
 	ctx := context.Background()
 	for _, r := range [][2]int64{{0, pageSize}, {3 * pageSize, 5 * pageSize}} {

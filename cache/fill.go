@@ -2,12 +2,16 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
 )
+
+// maxWalks is how often a fill fetches the same bytes again that were not kept.
+const maxWalks = 2
 
 // FillOptions says how Fill works. The zero value is right.
 type FillOptions struct {
@@ -73,14 +77,27 @@ func (f *File) Measure(ctx context.Context, progress func(done, total int64)) er
 func (f *File) measure(ctx context.Context, progress func(done, total int64)) error {
 	j := &fillJob{f: f, o: FillOptions{Progress: progress}, total: -1}
 	defer j.stop()
+	outdates, walks := 0, 0
 	for f.size.Load() < 0 {
 		if f.learnSize() {
 			return nil
 		}
+		if walks > maxWalks {
+			return fmt.Errorf("measure %s: the source walked to its end %d times and tells no size", f.name(), walks)
+		}
 		at, err := f.missing(0, math.MaxInt64)
 		if err == nil {
 			j.reach(min(at, f.limit()))
-			_, err = j.fly(ctx, claim{from: at, to: math.MaxInt64, toEnd: true}, j.reach)
+			var own bool
+			if own, err = j.fly(ctx, claim{from: at, to: math.MaxInt64, toEnd: true, fill: true}, j.reach); own {
+				walks++
+			}
+		}
+		if old := (outdated{}); errors.As(err, &old) {
+			if err = nil; outdates >= maxOutdated {
+				err = old.error
+			}
+			outdates++
 		}
 		if err != nil && f.size.Load() < 0 { // else somebody else has walked to the end meanwhile
 			return err
@@ -197,23 +214,29 @@ func (j *fillJob) work(ctx context.Context) error {
 }
 
 func (j *fillJob) fetch(ctx context.Context, from, to int64, tell func(int64)) error {
-	tries := 0
-	for last := int64(-1); ; {
+	walks, looks, outdates := 0, 0, 0
+	for furthest := int64(-1); ; looks++ {
 		at, err := j.f.missing(from, to)
 		if err != nil || at >= to {
 			return err
 		}
-		if at != last {
-			tries = 0
-		} else if tries > 2 {
+		if at > furthest {
+			furthest, walks, looks = at, 0, 0
+		} else if walks > maxWalks || looks > maxTries {
 			return fmt.Errorf("fill %s: the bytes at %d were fetched but not kept: %w", j.f.name(), at, j.f.cache.why())
 		}
 		own, err := j.fly(ctx, claim{from: at, to: to, fill: true}, tell)
+		if old := (outdated{}); errors.As(err, &old) {
+			if err = nil; outdates >= maxOutdated {
+				err = old.error
+			}
+			outdates++
+		}
 		if err != nil {
 			return err
 		}
-		if last = at; own {
-			tries++
+		if own {
+			walks++
 		}
 	}
 }

@@ -14,6 +14,7 @@ type flight struct {
 	from, end int64 // what is wanted; before from lie the spans that have to be walked
 	walk      bool  // spans do not decode alone: never skip some in the middle
 	force     bool  // fetch even what seems to be present
+	since     nonce // the entry's value of forgotten before anything was fetched
 	fill      bool  // started by Fill: without waiters, there is no use in what cannot be kept
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -198,6 +199,8 @@ func (f *File) fly(fl *flight) {
 	fl.cancel()
 	if err != nil && f.ctx.Err() != nil {
 		err = f.errClosed()
+	} else if err != nil && f.forgotten() != fl.since {
+		err = outdated{err}
 	}
 	f.mu.Lock()
 	f.flights = slices.DeleteFunc(f.flights, func(o *flight) bool { return o == fl })
@@ -219,6 +222,14 @@ func (f *File) fly(fl *flight) {
 	}
 	close(fl.done)
 }
+
+// outdated is the error of a flight during which everything was forgotten: those who wait for it ask anew. Its cause is told after
+// maxOutdated times.
+type outdated struct{ error }
+
+func (o outdated) Unwrap() error { return o.error }
+
+const maxOutdated = 2
 
 func (f *File) errClosed() error {
 	return fmt.Errorf("read %s: %w", f.name(), os.ErrClosed)

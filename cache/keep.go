@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -11,6 +12,8 @@ type keeper struct {
 	unlock func(start, end int64)
 	locked int64 // where the flight's lock begins by now
 	pos    int64 // after the last byte handed over; -1 before the first
+
+	since nonce // the entry's value of forgotten from before anything was fetched
 
 	page     [pageSize]byte // the page that pos lies in, known in [from, to)
 	from, to int
@@ -37,7 +40,7 @@ func (k *keeper) keep(off int64, p []byte) error {
 		k.unlock(k.locked, lo)
 		k.locked = lo
 	}
-	if err != nil && k.fl.fill && k.f.unwatched(k.fl) {
+	if errors.Is(err, errForgotten) || err != nil && k.fl.fill && k.f.unwatched(k.fl) {
 		return err
 	}
 	return k.fl.ctx.Err() // after what was decoded is kept
@@ -47,10 +50,11 @@ func (k *keeper) note(kept int64, err error) {
 	k.failed = err
 	k.f.stats.kept.Add(kept)
 	switch {
+	case errors.Is(err, errForgotten):
 	case err != nil:
 		k.f.cache.cannotKeep(err)
 	case kept > 0:
-		k.f.cache.noteKept(kept)
+		k.f.cache.noteKept()
 	}
 }
 
@@ -72,9 +76,9 @@ func (k *keeper) store(off int64, p []byte) (kept int64, err error) {
 		from := k.from
 		k.from, k.to = 0, 0
 		if from == 0 {
-			kept, err = s.put(page, k.page[:length])
+			kept, err = s.put(page, k.page[:length], k.since)
 		} else {
-			kept, err = s.putEdge(page, &k.page, from, length)
+			kept, err = s.putEdge(page, &k.page, from, length, k.since)
 		}
 	}
 	whole := len(p) &^ (pageSize - 1)
@@ -82,7 +86,7 @@ func (k *keeper) store(off int64, p []byte) (kept int64, err error) {
 		whole = len(p)
 	}
 	if whole > 0 {
-		n, perr := s.put(off, p[:whole])
+		n, perr := s.put(off, p[:whole], k.since)
 		if kept += n; err == nil {
 			err = perr
 		}
@@ -95,7 +99,7 @@ func (k *keeper) store(off int64, p []byte) (kept int64, err error) {
 func (k *keeper) flush() error {
 	if k.from < k.to {
 		page := pageFloor(k.pos)
-		kept, err := k.f.putEdge(page, &k.page, k.from, k.to)
+		kept, err := k.f.putEdge(page, &k.page, k.from, k.to, k.since)
 		k.from, k.to = 0, 0
 		k.note(kept, err)
 	}

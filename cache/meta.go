@@ -1,20 +1,17 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
-	formatVersion = 1
+	formatVersion = 2
 	maxMeta       = 1 << 16
 )
 
@@ -49,8 +46,7 @@ func parseMeta(b []byte) (meta, error) {
 	if err != nil {
 		return meta{}, fmt.Errorf("%w: %w", errBadMeta, err)
 	}
-	var want meta
-	if err := json.Unmarshal(again, &want); err != nil || want.Check != m.Check {
+	if !bytes.Equal(again, b) {
 		return meta{}, errBadMeta
 	}
 	if m.Version != formatVersion || m.Size < -1 || m.Size > maxSize {
@@ -72,44 +68,5 @@ func (m meta) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomic(dir, "meta.json", b, false)
-}
-
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("read %s: longer than %d bytes", path, limit)
-	}
-	return b, nil
-}
-
-// writeAtomic replaces a file of an entry. Killed in between it leaves a file tmp-*, which the next sole opener of the entry removes.
-// Without sync a power failure may leave the file empty.
-func writeAtomic(dir, name string, data []byte, sync bool) error {
-	t, err := os.CreateTemp(dir, "tmp-*")
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(data)
-	if err == nil && sync {
-		err = t.Sync()
-	}
-	if cerr := t.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(t.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		os.Remove(t.Name())
-	}
-	return err
+	return replaceFile(dir, "meta.json", false, b)
 }

@@ -18,21 +18,24 @@ type store struct {
 	data   *os.File
 	edges  *os.File
 	table  table
+	ledger *ledger
 	size   atomic.Int64 // -1: not known
 	edgeMu sync.Mutex
 	failed atomic.Int64 // pages found not to match their word
 }
 
-func openStore(dir string, size int64) (*store, error) {
-	s := &store{dir: dir, salt: saltOf(filepath.Base(dir))}
+func openStore(dir string, size int64, l *ledger) (*store, error) {
+	s := &store{dir: dir, salt: saltOf(filepath.Base(dir)), ledger: l}
+	s.table.ledger = l
 	s.size.Store(size)
-	var err error
-	open := func(name string) *os.File {
-		if err != nil {
-			return nil
+	err := makeEpoch(dir)
+	if errors.Is(err, ErrFull) {
+		err = nil
+	}
+	open := func(name string) (f *os.File) {
+		if err == nil {
+			f, err = openPlain(s.path(name))
 		}
-		var f *os.File
-		f, err = os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		return f
 	}
 	s.data, s.table.file, s.edges = open("data"), open("table"), open("edges")
@@ -46,13 +49,19 @@ func openStore(dir string, size int64) (*store, error) {
 	return s, nil
 }
 
-// fitData gives the data file its final length, known once the size is. Nobody writes beyond the size, so this loses nothing.
+func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
+
+// fitData gives the data file its final length, known once the size is. Nobody writes beyond the size, so this loses nothing; but
+// a file that was cut off by somebody would not be seen to have been.
 func (s *store) fitData() error {
 	fi, err := s.data.Stat()
 	if err != nil || fi.Size() == s.size.Load() {
 		return err
 	}
-	return s.data.Truncate(s.size.Load())
+	if err := s.noteLoss(); err != nil {
+		return err
+	}
+	return asFull(s.data.Truncate(s.size.Load()))
 }
 
 func (s *store) close() {
@@ -99,6 +108,7 @@ func (s *store) bad(page int64, w uint32) {
 		return // perhaps it was the last page, shorter than was known here: to be read again
 	}
 	s.failed.Add(1)
+	s.noteLoss() // if that fails, this process knows by the count
 	s.table.drop(page/pageSize, w)
 }
 
@@ -111,8 +121,25 @@ func (s *store) learnSize() bool {
 	return s.size.CompareAndSwap(-1, m.Size)
 }
 
-// put stores whole pages. off is the start of a page; p ends at the end of a page or of the file.
-func (s *store) put(off int64, p []byte) (kept int64, err error) {
+// maxPut bounds the bytes that are booked and not written yet.
+const maxPut = 512 << 10
+
+// put stores whole pages. off is the start of a page; p ends at the end of a page or of the file. since is the value of forgotten
+// from before p was fetched: what was fetched before all was forgotten is not kept.
+func (s *store) put(off int64, p []byte, since nonce) (kept int64, err error) {
+	for len(p) > 0 && err == nil {
+		var n int64
+		part := p[:min(len(p), maxPut)]
+		n, err = s.putPart(off, part, since)
+		kept, off, p = kept+n, off+int64(len(part)), p[len(part):]
+	}
+	return kept, err
+}
+
+func (s *store) putPart(off int64, p []byte, since nonce) (kept int64, err error) {
+	if s.forgotten() != since {
+		return 0, errForgotten
+	}
 	n := (len(p) + pageSize - 1) / pageSize
 	words := make([]uint32, 2*n)
 	old := words[n:]
@@ -140,7 +167,7 @@ func (s *store) put(off int64, p []byte) (kept int64, err error) {
 		part, at := p[i*pageSize:min(j*pageSize, len(p))], off+int64(i)*pageSize
 		switch k {
 		case full:
-			_, err = s.data.WriteAt(part, at)
+			err = s.write(part, at)
 		case zero:
 			err = s.hole(at, int64(len(part)))
 		}
@@ -149,11 +176,29 @@ func (s *store) put(off int64, p []byte) (kept int64, err error) {
 			kept += int64(len(part))
 		}
 		if err != nil {
-			return kept, fmt.Errorf("keep %d bytes at %d: %w", len(part), at, err)
+			return kept, fmt.Errorf("keep %d bytes at %d: %w", len(part), at, asFull(err))
 		}
 		i, k = j, next
 	}
+	if s.forgotten() != since { // meanwhile: the words stored may have come after the table was cleared
+		for i, w := range words {
+			s.table.drop(off/pageSize+int64(i), w)
+		}
+		return 0, errForgotten
+	}
 	return kept, nil
+}
+
+// errForgotten ends a flight whose bytes were asked for before all was forgotten.
+var errForgotten = errors.New("the bytes kept were forgotten meanwhile")
+
+// write writes to the data file, if there is room.
+func (s *store) write(p []byte, off int64) error {
+	if err := s.ledger.takeFor(s.data, off, int64(len(p))); err != nil {
+		return err
+	}
+	_, err := s.data.WriteAt(p, off)
+	return err
 }
 
 // hole sees to it that the data file reads as zeros there: after a crash or a damage there may be something else.
@@ -179,11 +224,5 @@ func (s *store) isHole(off, n int64) bool {
 	return errors.Is(err, unix.ENXIO) || err == nil && next >= off+n
 }
 
-// localBytes is what the decoded bytes occupy on the disk.
-func (s *store) localBytes() int64 {
-	var st unix.Stat_t
-	if unix.Fstat(int(s.data.Fd()), &st) != nil {
-		return 0
-	}
-	return st.Blocks * 512
-}
+// localBytes is the number of bytes that the decoded bytes occupy on the disk.
+func (s *store) localBytes() int64 { return blocksOf(s.data) }

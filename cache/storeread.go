@@ -7,7 +7,7 @@ import (
 
 const chunkPages = 256 // 1 MiB, read with one pread
 
-var scratch = sync.Pool{New: func() any { return new([pageSize]byte) }}
+var pageBuffers = sync.Pool{New: func() any { return new([pageSize]byte) }}
 
 // read fills p from off on with what is present and matches its words, and returns how many bytes that were.
 func (s *store) read(p []byte, off int64) (n int) {
@@ -40,8 +40,8 @@ func (s *store) readPart(p []byte, off int64) (n, want int) {
 	if w == 0 {
 		return 0, want
 	}
-	buf := scratch.Get().(*[pageSize]byte)
-	defer scratch.Put(buf)
+	buf := pageBuffers.Get().(*[pageSize]byte)
+	defer pageBuffers.Put(buf)
 	if !s.readData(buf[:length], page) || s.salt.word(page/pageSize, buf[:length]) != w {
 		s.bad(page, w)
 		return 0, want

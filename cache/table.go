@@ -31,6 +31,7 @@ type tableNode [leavesPerNode]atomic.Pointer[leaf]
 // close must not run at the same time as any other method.
 type table struct {
 	file   *os.File
+	ledger *ledger
 	broken atomic.Bool // an access faulted: everything is absent, nothing is stored any more
 	nodes  [tableNodes]atomic.Pointer[tableNode]
 	mu     sync.Mutex // creates nodes, maps leaves
@@ -126,6 +127,39 @@ func (t *table) dropMapped(w *uint32, wrong uint32) (ok bool) {
 	return atomic.CompareAndSwapUint32(w, wrong, 0)
 }
 
+// clear makes all pages in [first, limit) absent and returns how many bytes of data they may occupy: those of pages whose word is
+// not that of zeros.
+func (t *table) clear(first, limit int64, s salt) (freed int64, err error) {
+	for {
+		if first = t.scan(first, limit, true); first >= limit {
+			break
+		}
+		l := t.mapped(first / leafPages)
+		end := min(limit, (first/leafPages+1)*leafPages)
+		if l == nil {
+			break // cut off: nothing is present
+		}
+		if !t.clearMapped(l, first, end, s, &freed) {
+			break
+		}
+		first = end
+	}
+	if t.broken.Load() {
+		return freed, errTableFault
+	}
+	return freed, nil
+}
+
+func (t *table) clearMapped(l *leaf, first, end int64, s salt, freed *int64) (ok bool) {
+	defer t.survive(debug.SetPanicOnFault(true), &ok)
+	for page := first; page < end; page++ {
+		if w := atomic.SwapUint32(&l[page%leafPages], 0); w != 0 && w != s.zero(page) {
+			*freed += pageSize
+		}
+	}
+	return true
+}
+
 // scan returns the first page in [first, limit) that is present, or absent, as wanted; limit if there is none.
 func (t *table) scan(first, limit int64, present bool) int64 {
 	var words [512]uint32
@@ -183,6 +217,9 @@ func (t *table) open(i int64) (*leaf, int64) {
 func (t *table) create(i int64) (*leaf, error) {
 	if l := t.mapped(i); l != nil {
 		return l, nil
+	}
+	if err := t.ledger.takeFor(t.file, i*leafBytes, leafBytes); err != nil {
+		return nil, err
 	}
 	err := unix.Fallocate(int(t.file.Fd()), 0, i*leafBytes, leafBytes)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {

@@ -73,8 +73,8 @@ func (f *File) known(off, start, end int64) int64 {
 	if !f.atBoundary(off, start, end) {
 		return 0
 	}
-	buf := scratch.Get().(*[pageSize]byte)
-	defer scratch.Put(buf)
+	buf := pageBuffers.Get().(*[pageSize]byte)
+	defer pageBuffers.Put(buf)
 	return int64(f.fragment(buf[:], off))
 }
 

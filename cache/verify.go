@@ -2,7 +2,10 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -45,19 +48,24 @@ func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) ([
 
 func (c *Cache) verifyEntry(ctx context.Context, i Info, progress func(done, total int64)) (bad, checked int64, err error) {
 	dir := filepath.Join(c.files(), i.ID)
-	lock, err := openLock(dir, 0)
-	if err != nil {
+	lock, err := openLock(dir)
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, 0, nil // removed meanwhile
+	} else if err != nil {
+		return 0, 0, err
 	}
 	defer lock.Close()
-	if flock(lock, unix.LOCK_SH|unix.LOCK_NB) != nil || !isCurrent(lock, dir) {
+	if flock(lock, unix.LOCK_SH) != nil || !isCurrent(lock, dir) {
 		return 0, 0, nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "data")); errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil // records only
 	}
 	m, err := readMeta(dir)
 	if err != nil {
 		m.Size = -1
 	}
-	s, err := openStore(dir, m.Size)
+	s, err := openStore(dir, m.Size, &c.ledger)
 	if err != nil {
 		return 0, 0, err
 	}
