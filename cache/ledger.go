@@ -31,7 +31,8 @@ type ledger struct {
 	credit  atomic.Int64
 
 	mu        sync.Mutex // one booking at a time
-	full      error      // the answer to all bookings until fullUntil, so that a full cache is not counted for each
+	full      error      // the answer to bookings of fullFor bytes or more until fullUntil, so that the files are not counted for each
+	fullFor   int64
 	fullUntil time.Time
 }
 
@@ -68,12 +69,13 @@ func (l *ledger) take(n int64) error {
 	if l.spend(n) {
 		return nil
 	}
-	if l.full != nil && time.Now().Before(l.fullUntil) {
+	if l.full != nil && n >= l.fullFor && time.Now().Before(l.fullUntil) {
 		return l.full
 	}
 	began := time.Now()
 	extra, err := l.book(n)
 	if l.full = err; err != nil {
+		l.fullFor = n
 		l.fullUntil = time.Now().Add(max(20*time.Millisecond, 20*time.Since(began)))
 		return err
 	}

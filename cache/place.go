@@ -118,9 +118,7 @@ func openPlain(path string) (*os.File, error) {
 	for range 3 {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 		if err == nil {
-			var st unix.Stat_t
-			if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG &&
-				st.Uid == uint32(os.Geteuid()) && st.Mode&othersWrite == 0 {
+			if isPlain(f) {
 				return f, nil
 			}
 			f.Close()
@@ -134,13 +132,22 @@ func openPlain(path string) (*os.File, error) {
 	return nil, fmt.Errorf("open %s: %w", path, errNotPlain)
 }
 
-// readSmall reads a file of at most limit bytes.
+func isPlain(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG &&
+		st.Uid == uint32(os.Geteuid()) && st.Mode&othersWrite == 0
+}
+
+// readSmall reads a plain file of at most limit bytes.
 func readSmall(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if !isPlain(f) {
+		return nil, fmt.Errorf("read %s: %w", path, errNotPlain)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err

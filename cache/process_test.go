@@ -62,6 +62,12 @@ func child(args []string) error {
 	if err != nil {
 		return err
 	}
+	switch mode {
+	case "grow":
+		return childGrows(dir, seed, int64(reads)<<20)
+	case "verify":
+		return childVerifies(dir)
+	}
 	src := childImage(mode == "walked")
 	log, err := os.OpenFile(counts, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -123,6 +129,7 @@ func childRead(r *rand.Rand, f *File, data []byte) error {
 
 type process struct {
 	cmd *exec.Cmd
+	in  io.WriteCloser
 	out *bufio.Reader
 	err bytes.Buffer
 }
@@ -132,6 +139,11 @@ func startChild(t *testing.T, dir, counts, mode string, seed uint64, reads int) 
 	p := &process{cmd: exec.Command(os.Args[0])}
 	p.cmd.Env = append(os.Environ(), childEnv+"="+fmt.Sprintln(dir, counts, seed, mode, reads))
 	p.cmd.Stderr = &p.err
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.in = in
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -205,4 +217,102 @@ func TestProcessesKilled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// childVerifies does what another process's cache verify does.
+func childVerifies(dir string) error {
+	c, err := Open(Config{Dir: dir})
+	if err != nil {
+		return err
+	}
+	all, err := c.Verify(context.Background(), nil)
+	for _, r := range all {
+		fmt.Println(r.Name, r.Checked, r.Bad)
+	}
+	return errors.Join(err, c.Close())
+}
+
+// A page that another process finds damaged is fetched again by a File that has it open, and Backing ends; also while another refills the page.
+func TestVerifyElsewhere(t *testing.T) {
+	data := dense(3, 6*span64)
+	dir := t.TempDir()
+	src := evenSpans(data, span64)
+	f := openFile(t, openCache(t, dir), "k", src)
+	refill := func() {
+		t.Helper()
+		if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	backing := func(want bool, when string) {
+		t.Helper()
+		if _, ok := f.Backing(); ok != want {
+			t.Fatalf("backing %v %s", ok, when)
+		}
+	}
+	verify := func() {
+		t.Helper()
+		if bad, err := f.Verify(context.Background(), nil); err != nil || bad != 0 {
+			t.Fatal(bad, err)
+		}
+		backing(true, "after verify")
+	}
+	refill()
+	verify()
+	for range 3 {
+		const at = 3*span64 + 5000
+		if _, err := f.data.WriteAt([]byte{data[at] ^ 4}, at); err != nil {
+			t.Fatal(err)
+		}
+		p := startChild(t, dir, "-", "verify", 0, 0)
+		line, err := p.out.ReadString('\n')
+		if err != nil || line != fmt.Sprintln("k", len(data)-pageSize, pageSize) {
+			t.Fatalf("%q, %v", line, err)
+		}
+		p.wait(t)
+		backing(false, "though a page was found damaged elsewhere")
+		if f.Complete() {
+			t.Error("still complete")
+		}
+		_, before := src.most()
+		checkRead(t, f, data, 0, len(data))
+		if _, after := src.most(); after != before+1 {
+			t.Errorf("%d spans fetched, want 1", after-before)
+		}
+		if !f.Complete() {
+			t.Error("not complete again")
+		}
+		backing(false, "though it was not verified again")
+		verify()
+	}
+	other := openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	for name, lose := range map[string]func() error{
+		"forget": other.Forget,
+		"drop":   func() error { return other.Drop(span64, 2*span64) },
+	} {
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		backing(false, "after another's "+name)
+		refill()
+		backing(false, "after another's "+name+" and a fill")
+		verify()
+	}
+	if err := os.Truncate(f.path("data"), int64(len(data))-100); err != nil {
+		t.Fatal(err)
+	}
+	backing(false, "though the file was cut off")
+	other.entry.Close()
+	other = openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	backing(false, "though the file was cut off and made longer again")
+	checkRead(t, f, data, 0, len(data))
+	verify()
+	if err := os.Remove(f.path("epoch")); err != nil {
+		t.Fatal(err)
+	}
+	backing(false, "without an epoch")
+	verify = nil
+	other.entry.Close()
+	openFile(t, openCache(t, dir), "k", evenSpans(data, span64))
+	backing(false, "with another epoch")
 }

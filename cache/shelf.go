@@ -36,6 +36,10 @@ func (c *Cache) Shelf(name string) *Shelf {
 // Get returns a document. What is missing or damaged is fs.ErrNotExist.
 func (s *Shelf) Get(name string) ([]byte, error) {
 	file := fileName(docPrefix, name)
+	var st unix.Stat_t
+	if unix.Lstat(s.dir, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || checkFolder(s.dir, st, nil, true) != nil {
+		return nil, fmt.Errorf("read document %s: %w", name, fs.ErrNotExist)
+	}
 	b, err := readSealed(s.dir, file, maxDoc)
 	if err != nil {
 		return nil, fmt.Errorf("read document %s: %w", name, err)
