@@ -34,13 +34,14 @@ func (s *store) forgotten() nonce {
 	return n
 }
 
-// makeEpoch makes sure that there is a file epoch.
+// makeEpoch makes sure that there is a file epoch. It is locked meanwhile: two that make it at once would seem to have forgotten.
 func makeEpoch(dir string) error {
 	f, err := openPlain(filepath.Join(dir, "epoch"))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	flock(f, unix.LOCK_EX)
 	if fi, err := f.Stat(); err != nil || fi.Size() >= int64(epochBytes) {
 		return err
 	}

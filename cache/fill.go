@@ -215,14 +215,19 @@ func (j *fillJob) work(ctx context.Context) error {
 
 func (j *fillJob) fetch(ctx context.Context, from, to int64, tell func(int64)) error {
 	walks, looks, outdates := 0, 0, 0
-	for furthest := int64(-1); ; looks++ {
+	last, furthest := int64(-1), int64(-1)
+	for ; ; looks++ {
 		at, err := j.f.missing(from, to)
 		if err != nil || at >= to {
 			return err
 		}
 		if at > furthest {
-			furthest, walks, looks = at, 0, 0
-		} else if walks > maxWalks || looks > maxTries {
+			furthest, looks = at, 0
+		}
+		if at != last { // less, where a page before was found damaged meanwhile
+			last, walks = at, 0
+		}
+		if walks > maxWalks || looks > maxTries {
 			return fmt.Errorf("fill %s: the bytes at %d were fetched but not kept: %w", j.f.name(), at, j.f.cache.why())
 		}
 		own, err := j.fly(ctx, claim{from: at, to: to, fill: true}, tell)
