@@ -141,6 +141,9 @@ func (f *File) aheadTo(off, units int64) (int64, error) {
 
 // startAhead fetches what is missing in [from, to) in a goroutine, which gives its slot back.
 func (f *File) startAhead(from, to int64) bool {
+	if f.cache.failing.Load() != nil {
+		return false // it would be fetched for nothing
+	}
 	if at, err := f.missing(from, to); err != nil || at >= to {
 		return false
 	}

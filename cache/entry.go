@@ -110,7 +110,8 @@ func (e *Entry) Size() int64 {
 func (e *Entry) setSize(n int64) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.meta.Size == n {
+	m, err := readMeta(e.dir) // another process may have changed it since
+	if err == nil && m.Size == n && e.meta.Size == n {
 		return nil
 	}
 	e.meta.Size = n

@@ -30,7 +30,12 @@ func createTemp(dir string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if flock(f, unix.LOCK_EX) == nil && isFile(f, path) { // else a sweep came between the two steps
+		if err := flock(f, unix.LOCK_EX); err != nil {
+			f.Close()
+			os.Remove(path)
+			return nil, fmt.Errorf("lock a temporary file: %w", err)
+		}
+		if isFile(f, path) { // else a sweep came between the two steps
 			return f, nil
 		}
 		f.Close()
