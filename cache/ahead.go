@@ -6,24 +6,26 @@ import (
 	"sync/atomic"
 )
 
-// Read-ahead tells sequential streams of reads apart, several at once, and fetches before them. A stream begins with any miss; while misses
-// follow each other its window doubles, from one unit on; a stream that is not continued is forgotten with the window that it had
-// grown. Hits cost one look at the marks: a read that passes a stream's mark, half a window before what was fetched ahead ends, asks for more.
+// Read-ahead tells sequential streams of reads apart, several at once, and fetches before them. A
+// stream begins with any miss; while misses follow each other its window doubles, from one unit on;
+// a stream that is not continued is forgotten with the window that it had grown. Hits cost one look
+// at the marks: a read that passes a stream's mark, half a window before the end of the bytes
+// fetched ahead, asks for more.
 type readAhead struct {
-	marks  [maxStreams]atomic.Int64 // 0: none
-	armed  atomic.Bool              // some mark is set
-	mu     sync.Mutex
-	stream [maxStreams]stream
-	clock  uint64
-	slots  chan struct{} // one for each fetch ahead under way
+	marks   [maxStreams]atomic.Int64 // 0: none
+	armed   atomic.Bool              // some mark is set
+	mu      sync.Mutex
+	streams [maxStreams]stream
+	clock   uint64
+	slots   chan struct{} // one for each fetch ahead under way
 }
 
 type stream struct {
-	next   int64 // where the next read is expected
-	grown  int64 // reads before this offset do not grow the window again
-	ahead  int64 // fetched ahead, or about to be, up to here
-	window int64 // in units; 0: seen once
-	used   uint64
+	nextRead  int64  // offset at which the next read is expected
+	growFrom  int64  // reads before this offset do not grow the window
+	fetchedTo int64  // end of the bytes that were fetched ahead, or are being fetched
+	window    int64  // units to fetch ahead; 0 after the first read
+	usedAt    uint64 // the clock at the last read
 }
 
 const (
@@ -43,7 +45,7 @@ func (r *readAhead) hit(f *File, off int64, n int) {
 	for i := range r.marks {
 		if m := r.marks[i].Load(); m != 0 && off <= m && m < off+int64(n) && r.marks[i].CompareAndSwap(m, 0) {
 			r.mu.Lock()
-			r.advance(f, &r.stream[i], off+int64(n))
+			r.advance(f, &r.streams[i], off+int64(n))
 			r.mu.Unlock()
 		}
 	}
@@ -53,14 +55,14 @@ func (r *readAhead) hit(f *File, off int64, n int) {
 func (r *readAhead) miss(f *File, off, end int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	oldest := &r.stream[0]
-	for i := range r.stream {
-		s := &r.stream[i]
-		if s.used != 0 && off >= s.next-streamSlack && off <= max(s.next, s.ahead)+streamSlack {
+	oldest := &r.streams[0]
+	for i := range r.streams {
+		s := &r.streams[i]
+		if s.usedAt != 0 && off >= s.nextRead-streamSlack && off <= max(s.nextRead, s.fetchedTo)+streamSlack {
 			r.advance(f, s, end)
 			return
 		}
-		if s.used < oldest.used {
+		if s.usedAt < oldest.usedAt {
 			oldest = s
 		}
 	}
@@ -69,9 +71,9 @@ func (r *readAhead) miss(f *File, off, end int64) {
 		return
 	}
 	r.clock++
-	*oldest = stream{next: end, grown: ue, ahead: ue, used: r.clock}
-	for i := range r.stream {
-		if &r.stream[i] == oldest {
+	*oldest = stream{nextRead: end, growFrom: ue, fetchedTo: ue, usedAt: r.clock}
+	for i := range r.streams {
+		if &r.streams[i] == oldest {
 			r.marks[i].Store(0)
 		}
 	}
@@ -80,20 +82,20 @@ func (r *readAhead) miss(f *File, off, end int64) {
 // advance moves a stream on to end, the place after a read, and fetches ahead of it. r.mu is held.
 func (r *readAhead) advance(f *File, s *stream, end int64) {
 	r.clock++
-	s.used = r.clock
-	s.next = max(s.next, end)
-	_, ue, err := f.unit(min(s.next, f.limit()) - 1)
+	s.usedAt = r.clock
+	s.nextRead = max(s.nextRead, end)
+	_, ue, err := f.unit(min(s.nextRead, f.limit()) - 1)
 	if err != nil {
 		return
 	}
-	if end > s.grown {
+	if end > s.growFrom {
 		s.window = min(max(1, 2*s.window), maxUnits)
-		s.grown = ue
+		s.growFrom = ue
 	}
 	if s.window == 0 {
 		return
 	}
-	from := max(ue, s.ahead)
+	from := max(ue, s.fetchedTo)
 	to, err := f.aheadTo(ue, s.window)
 	if err != nil || to <= from {
 		r.mark(s)
@@ -105,7 +107,7 @@ func (r *readAhead) advance(f *File, s *stream, end int64) {
 		r.mark(s) // all are busy: the next read asks again
 		return
 	}
-	s.ahead = to
+	s.fetchedTo = to
 	r.mark(s)
 	if !f.startAhead(from, to) {
 		<-r.slots
@@ -114,9 +116,9 @@ func (r *readAhead) advance(f *File, s *stream, end int64) {
 
 // mark sets where a hit asks for more: half way to where fetching ahead ends.
 func (r *readAhead) mark(s *stream) {
-	for i := range r.stream {
-		if &r.stream[i] == s {
-			at := max(s.next, s.next+(s.ahead-s.next)/2)
+	for i := range r.streams {
+		if &r.streams[i] == s {
+			at := max(s.nextRead, s.nextRead+(s.fetchedTo-s.nextRead)/2)
 			r.marks[i].Store(at)
 			r.armed.Store(true)
 		}
@@ -139,9 +141,9 @@ func (f *File) aheadTo(off, units int64) (int64, error) {
 	return to, nil
 }
 
-// startAhead fetches what is missing in [from, to) in a goroutine, which gives its slot back.
+// startAhead fetches the missing bytes in [from, to) in a goroutine, which gives its slot back.
 func (f *File) startAhead(from, to int64) bool {
-	if f.cache.failing.Load() != nil {
+	if f.cache.keepError.Load() != nil {
 		return false // it would be fetched for nothing
 	}
 	if at, err := f.missing(from, to); err != nil || at >= to {
@@ -170,7 +172,7 @@ func (f *File) fetchAhead(from, to int64) {
 		f.mu.Lock()
 		v, fl, fresh, err := f.take(claim{from: at, to: to, budget: maxAhead + maxSpan})
 		if fresh {
-			fl.interest = math.MaxInt32 // never for lack of readers
+			fl.refs = math.MaxInt32 // never for lack of readers
 			go f.fly(fl)
 		}
 		f.mu.Unlock()

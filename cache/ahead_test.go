@@ -49,7 +49,7 @@ func TestReadAheadStreams(t *testing.T) {
 	}
 }
 
-// Random reads fetch what they ask for and nothing else.
+// Random reads fetch the spans they touch and nothing else.
 func TestNoReadAheadAtRandom(t *testing.T) {
 	const spans = 2048
 	data := make([]byte, spans*span64)
@@ -83,7 +83,8 @@ func TestReadAheadOfWalk(t *testing.T) {
 	if most, _ := src.most(); most != 1 || all <= 4 || all > 24 {
 		t.Errorf("%d spans decoded, one %d times, by reads of the first 4", all, most)
 	}
-	// The second entry's walk is at its start: a prefetch that had to walk from there to near the end is beyond the budget.
+	// The second entry's walk is at its start: a prefetch that had to walk from there to near the
+	// end is beyond the budget.
 	f.fetchAhead(94*mib, 95*mib)
 	if _, now := src.most(); now != all {
 		t.Errorf("a prefetch walked over %d spans", now-all)

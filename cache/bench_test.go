@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// BenchmarkHit reads what is kept, at random places, in turn with a plain pread of the same file. "share" is how much of the
-// plain read's speed is left, of medians: so that a busy machine disturbs less.
+// BenchmarkHit reads kept bytes at random places, in turn with a plain pread of the same file.
+// "share" is how much of the plain read's speed is left, of medians: so that a busy machine
+// disturbs less.
 func BenchmarkHit(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	data := imageBytes(r, 64<<20)
@@ -49,7 +50,7 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkKeep is the cost of storing what was decoded, per byte: CRC, the search for zeros, pwrite.
+// BenchmarkKeep is the cost of storing decoded bytes: CRC, the search for zeros, pwrite.
 func BenchmarkKeep(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	data := make([]byte, 64<<20)

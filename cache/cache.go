@@ -16,11 +16,13 @@ import (
 type Config struct {
 	Dir string // created with mode 0700; see ErrNotOurs
 
-	// Limit bounds the bytes that the cache occupies, whatever they are for and whichever process wrote them; 0: none. At the limit,
-	// the least recently used entries that nobody has open are removed. If there are none, nothing more is kept.
+	// Limit bounds the bytes that the cache occupies, for any purpose and by any process; 0: none.
+	// At the limit, the least recently used entries that nobody has open are removed. If there are
+	// none, nothing more is kept.
 	Limit int64
 
-	// Reserve is the number of bytes of the file system that stay free, as if there were a limit; 0: 5 % of it, at most 1 GiB; < 0: none.
+	// Reserve is the number of bytes of the file system that stay free, as if there were a limit;
+	// 0: 5 % of it, at most 1 GiB; < 0: none.
 	Reserve int64
 
 	Log *slog.Logger // nil: silent
@@ -33,8 +35,11 @@ type Cache struct {
 	ledger ledger
 	tidied sync.WaitGroup // Open's work in the background
 
-	failing atomic.Pointer[error] // why the last attempt to keep something failed; nil if it did not
+	keepError atomic.Pointer[error] // of the last attempt to keep something; nil if it went well
 }
+
+const tagText = "Signature: 8a477f597d28d172789f06886806bc55\n" +
+	"# machinefs cache: may be removed when no machinefs runs\n"
 
 // Open opens the cache in a folder and makes sure that it can be written.
 func Open(c Config) (*Cache, error) {
@@ -50,12 +55,12 @@ func Open(c Config) (*Cache, error) {
 	if err := k.makeFolders(); errors.Is(err, ErrNotOurs) {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	} else if err != nil {
-		return nil, fmt.Errorf("open cache %s: %w: it has to be a folder that can be written; choose another with --cache", dir, err)
+		return nil, fmt.Errorf("open cache %s: %w: want a folder that can be written: choose another with --cache", dir, err)
 	}
-	// Backup programs leave out what is tagged so: https://bford.info/cachedir/
+	// Backup programs leave out folders that have this tag: https://bford.info/cachedir/
 	tag := filepath.Join(dir, "CACHEDIR.TAG")
 	if _, err := os.Lstat(tag); errors.Is(err, os.ErrNotExist) {
-		os.WriteFile(tag, []byte("Signature: 8a477f597d28d172789f06886806bc55\n# machinefs cache: may be removed when no machinefs runs\n"), 0o600)
+		os.WriteFile(tag, []byte(tagText), 0o600)
 	}
 	k.tidied.Go(func() {
 		k.sweepAll()
@@ -72,7 +77,7 @@ func (c *Cache) makeFolders() error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
-	if err := trustFolder(c.dir); err != nil { // what somebody else has made meanwhile
+	if err := trustFolder(c.dir); err != nil { // somebody else may have made it meanwhile
 		return err
 	}
 	for _, d := range []string{c.dir, c.files(), c.trash(), c.shelves(), c.scratches()} {
@@ -101,9 +106,10 @@ func (c *Cache) Dir() string { return c.dir }
 func (c *Cache) files() string { return filepath.Join(c.dir, "files") }
 func (c *Cache) trash() string { return filepath.Join(c.dir, "trash") }
 
-// sweepAll removes everything that killed processes left, in all folders of the cache. Several processes may do it at once.
+// sweepAll removes everything that killed processes left, in all folders of the cache. Several
+// processes may do it at once.
 func (c *Cache) sweepAll() {
-	if names, err := os.ReadDir(c.trash()); err == nil { // entries that an eviction had renamed already
+	if names, err := os.ReadDir(c.trash()); err == nil { // entries that were renamed already
 		for _, n := range names {
 			os.RemoveAll(filepath.Join(c.trash(), n.Name()))
 		}
@@ -124,21 +130,21 @@ func (c *Cache) sweepAll() {
 
 // cannotKeep notes that something could not be stored, and tells when that begins.
 func (c *Cache) cannotKeep(err error) {
-	if c.failing.Swap(&err) == nil {
+	if c.keepError.Swap(&err) == nil {
 		c.log.Warn("what is fetched cannot be kept; reads go on without", "cache", c.dir, "cause", err)
 	}
 }
 
 // noteKept notes that bytes were stored.
 func (c *Cache) noteKept() {
-	if c.failing.Load() != nil && c.failing.Swap(nil) != nil {
+	if c.keepError.Load() != nil && c.keepError.Swap(nil) != nil {
 		c.log.Info("what is fetched is kept again", "cache", c.dir)
 	}
 }
 
 // why is the cause for bytes that were not kept, to end an error with.
 func (c *Cache) why() error {
-	if e := c.failing.Load(); e != nil {
+	if e := c.keepError.Load(); e != nil {
 		return *e
 	}
 	return errors.New("the cache lost them at once")

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each byte of a page, and each byte of its word, is vouched for: a flip costs a fetch and nothing else.
+// Each byte of a page, and each byte of its word, is vouched for: a flip costs a fetch and nothing
+// else.
 func TestFlips(t *testing.T) {
 	r := testRand(t)
 	data := imageBytes(r, 8*span64+777)
@@ -51,7 +52,7 @@ func TestFlips(t *testing.T) {
 	}
 }
 
-// Words and records that vouch for zeros are what damage is most likely to put in the wrong place.
+// Damage is most likely to put those words and records in the wrong place that vouch for zeros.
 func TestMisplacedZeros(t *testing.T) {
 	data := bytes.Repeat([]byte("not zero"), 8*span64/8)
 	src := evenSpans(data, span64)
@@ -86,7 +87,7 @@ func TestMisplacedZeros(t *testing.T) {
 	checkRead(t, f, data, (pages-1)*pageSize, pageSize)
 }
 
-// The table's file is cut off under its mapping: SIGBUS for whoever looks. Reads go on without it.
+// The table's file is cut off under its mapping: SIGBUS for every look. Reads go on without it.
 func TestTableCutOff(t *testing.T) {
 	data := image64(t, 4)
 	dir := t.TempDir()
@@ -129,7 +130,7 @@ func TestFolderRemoved(t *testing.T) {
 	checkRead(t, f, data, 0, len(data))
 }
 
-// A disk that fills up costs nothing but the keeping, is told once, and what is kept stays right.
+// Reads go on when the disk is full, it is logged once, and the bytes kept stay right.
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting a small tmpfs takes root")
@@ -160,7 +161,8 @@ func TestDiskFull(t *testing.T) {
 	if f.LocalBytes() == 0 || f.LocalBytes() > 1<<20 {
 		t.Errorf("%d bytes are local", f.LocalBytes())
 	}
-	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{}); !errors.Is(err, unix.ENOSPC) || !errors.Is(err, ErrFull) {
+	err = f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{})
+	if !errors.Is(err, unix.ENOSPC) || !errors.Is(err, ErrFull) {
 		t.Errorf("fill: %v, want ENOSPC and ErrFull", err)
 	}
 	if bad, err := f.Verify(context.Background(), nil); bad != 0 || err != nil {

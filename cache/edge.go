@@ -6,16 +6,19 @@ import (
 	"math"
 )
 
-// A page that two spans share is present only when both were decoded. Until then the side that is known lies at its place in
-// data, and a record in the file edges, 16 bytes at page number * 16, vouches for it:
+// A page that two spans share is present only when both were decoded. Until then the side that is
+// known lies at its place in data, and a record in the file edges, 16 bytes at page number * 16,
+// vouches for it:
 //
 //	0  uint16  length of the known start of the page, 0 = none
 //	2  uint16  where the known end of the page begins, 0 = none
 //	4  uint32  CRC32C of the start
 //	8  uint32  CRC32C of the end
-//	12 uint32  CRC32C of bytes 0-11 and of a uint64, the page number xor the entry's salt << 32; all little endian
+//	12 uint32  CRC32C of bytes 0-11 and of a uint64: the page number xor the salt << 32
 //
-// What does not match is as good as none. Records of pages that are present mean nothing.
+// All are little endian.
+//
+// A record that does not match counts as none. Records of pages that are present mean nothing.
 type edge struct {
 	start, end int // the page is known in [0, start) and [end, page length)
 }
@@ -27,7 +30,8 @@ func (s *store) edgeCheck(b []byte, page int64) uint32 {
 	return crc32.Update(c, castagnoli, binary.LittleEndian.AppendUint64(nil, uint64(page)^uint64(s.salt)<<32))
 }
 
-// readEdge reads a page that is not present into buf, whose length is the page's, and tells which parts of it are known.
+// readEdge reads a page that is not present into buf, whose length is the page's, and tells which
+// parts of it are known.
 func (s *store) readEdge(off int64, buf []byte) edge {
 	none := edge{0, len(buf)}
 	if !s.readData(buf, off) {
@@ -36,7 +40,8 @@ func (s *store) readEdge(off int64, buf []byte) edge {
 	}
 	page := off / pageSize
 	var b [edgeBytes]byte
-	if n, _ := s.edges.ReadAt(b[:], page*edgeBytes); n < edgeBytes || binary.LittleEndian.Uint32(b[12:]) != s.edgeCheck(b[:], page) {
+	n, _ := s.edges.ReadAt(b[:], page*edgeBytes)
+	if n < edgeBytes || binary.LittleEndian.Uint32(b[12:]) != s.edgeCheck(b[:], page) {
 		return none
 	}
 	e := none
@@ -51,7 +56,8 @@ func (s *store) readEdge(off int64, buf []byte) edge {
 	return e
 }
 
-// fragment fills p from off on with what is known of a page that is not present, and returns how many bytes that were.
+// fragment fills p from off on with the known part of a page that is not present, and returns its
+// length in bytes.
 func (s *store) fragment(p []byte, off int64) int {
 	page := pageFloor(off)
 	length, at := s.pageLen(page), int(off-page)
@@ -70,14 +76,15 @@ func (s *store) fragment(p []byte, off int64) int {
 	return 0
 }
 
-// putEdge stores bytes [from, to) of the page at off, which page holds at the same place, and makes the page present if that completes it.
-// What touches neither end of the page nor a part known before is not kept.
+// putEdge stores bytes [from, to) of the page at off, which page holds at the same place, and makes
+// the page present if that completes it. Bytes that touch neither end of the page nor a part known
+// before are not kept.
 func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int, since nonce) (kept int64, err error) {
 	s.edgeMu.Lock() // because the lock of the file excludes only others
 	defer s.edgeMu.Unlock()
 	n := off / pageSize
 	defer lockRange(s.edges, n*edgeBytes, (n+1)*edgeBytes)()
-	if s.forgotten() != since { // under the lock: whoever forgets takes it afterwards
+	if s.forgotten() != since { // under the lock, which Forget takes after it has changed the value
 		return 0, errForgotten
 	}
 	var all [pageSize]byte
@@ -111,7 +118,8 @@ func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int, since non
 	return 0, s.writeEdge(off, buf, e)
 }
 
-// putLast makes the last page present if its start was kept before the size was known, and turns out to be all of it.
+// putLast makes the last page present if its start was kept before the size was known, and turns
+// out to be all of it.
 func (s *store) putLast() error {
 	n := s.size.Load()
 	if n <= 0 {

@@ -30,11 +30,13 @@ type Entry struct {
 
 const maxName = 4096
 
-// Entry opens the entry with a key, and creates it if there is none. The key has to name the decoded bytes: a blob's digest and what is peeled off it.
-// name is how listings call it, such as the reference that it was found by.
+// Entry opens the entry with a key, and creates it if there is none. The key has to name the
+// decoded bytes: a blob's digest and the formats peeled off it. Listings show name, such as the
+// reference that led to the blob.
 func (c *Cache) Entry(key, name string) (*Entry, error) {
 	if key == "" || len(key) > maxName || len(name) > maxName {
-		return nil, fmt.Errorf("open cache entry %.80q: key of %d bytes, name of %d: want 1-%d", name, len(key), len(name), maxName)
+		return nil, fmt.Errorf("open cache entry %.80q: key of %d bytes, name of %d: want 1-%d",
+			name, len(key), len(name), maxName)
 	}
 	id := fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "machinefs cache %d\n%s", formatVersion, key)))
 	key, name = strings.ToValidUTF8(key, "?"), strings.ToValidUTF8(name, "?") // as JSON would
@@ -118,8 +120,9 @@ func (e *Entry) setSize(n int64) error {
 	return e.meta.write(e.dir)
 }
 
-// File opens the entry's bytes above a source. An entry has one File; who needs another opens the entry again. If the source's size
-// contradicts what is kept, that is dropped, unless another process has it open.
+// File opens the entry's bytes above a source. An entry has one File; for another one, the entry is
+// opened again. If the source's size contradicts the one kept, the bytes kept are dropped, unless
+// another process has the entry open.
 func (e *Entry) File(src Source) (*File, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -128,11 +131,13 @@ func (e *Entry) File(src Source) (*File, error) {
 	}
 	size := src.Size()
 	if size < -1 || size > maxSize {
-		return nil, fmt.Errorf("open %s in the cache: %d bytes, want at most %d: %w", e.name, size, int64(maxSize), errTooLarge)
+		return nil, fmt.Errorf("open %s in the cache: %d bytes, want at most %d: %w",
+			e.name, size, int64(maxSize), errTooLarge)
 	}
 	if size >= 0 && e.meta.Size >= 0 && size != e.meta.Size {
 		if err := e.drop(); err != nil {
-			return nil, fmt.Errorf("open %s in the cache: it holds a file of %d bytes, the source has %d: %w", e.name, e.meta.Size, size, err)
+			return nil, fmt.Errorf("open %s in the cache: it holds a file of %d bytes, the source has %d: %w",
+				e.name, e.meta.Size, size, err)
 		}
 	}
 	if size < 0 {
@@ -155,9 +160,9 @@ func (e *Entry) File(src Source) (*File, error) {
 	return f, nil
 }
 
-var errInUse = errors.New("another process uses it: end that one, or remove the entry with machinefs cache prune afterwards")
+var errInUse = errors.New("another process uses it: end that one first")
 
-// drop removes what is kept of the bytes, if nobody else has the entry open.
+// drop removes the bytes kept, if nobody else has the entry open.
 func (e *Entry) drop() error {
 	// A conversion of a flock may lose it: hence the check that nobody removed the entry meanwhile.
 	err := flock(e.lock, unix.LOCK_EX|unix.LOCK_NB)

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file epoch holds two random values of 16 bytes, by which all processes that have an entry open hear of losses. The first is
-// replaced before any page is made absent, the second before all of them are forgotten. They are random, so that a file which was
-// removed and made anew never has a value that was seen before. The file is opened by its name at each look, for the same reason.
+// The file epoch holds two random values of 16 bytes, by which all processes that have an entry
+// open hear of losses. The first is replaced before any page is made absent, the second before all
+// of them are forgotten. They are random, so that a file which was removed and made anew never has
+// a value that was seen before. The file is opened by its name at each look, for the same reason.
 const epochBytes = 2 * len(nonce{})
 
 type nonce [16]byte
@@ -34,7 +35,8 @@ func (s *store) forgotten() nonce {
 	return n
 }
 
-// makeEpoch makes sure that there is a file epoch. It is locked meanwhile: two that make it at once would seem to have forgotten.
+// makeEpoch makes sure that there is a file epoch. It is locked meanwhile: two that make it at once
+// would seem to have forgotten.
 func makeEpoch(dir string) error {
 	f, err := openPlain(filepath.Join(dir, "epoch"))
 	if err != nil {
@@ -55,8 +57,8 @@ func writeNonces(f *os.File, n int) error {
 	return asFull(err)
 }
 
-// noteLoss tells all processes that a page is about to be made absent. Where there is no epoch, because the disk is full, nobody
-// needs to be told: without one, nothing counts as verified.
+// noteLoss tells all processes that a page is about to be made absent. Where there is no epoch,
+// because the disk is full, nobody needs to be told: without one, nothing counts as verified.
 func (s *store) noteLoss() error {
 	err := s.writeEpoch(len(nonce{}))
 	if err != nil && s.losses().lost == (nonce{}) {

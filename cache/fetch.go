@@ -8,20 +8,21 @@ import (
 	"time"
 )
 
-// How often a flight looks again at what another process holds locked.
+// A flight looks again this often whether another process still holds the lock on its bytes.
 const (
 	minPoll = 200 * time.Microsecond
 	maxPoll = 2 * time.Millisecond
 )
 
-// fetch brings what a flight wants and is missing still once no other process is at it.
+// fetch waits until no other process fetches a flight's bytes, then fetches those that are still
+// missing.
 func (f *File) fetch(fl *flight) error {
 	fl.since = f.forgotten()
-	unlock, here, err := f.lockFlight(fl)
-	if err != nil || here {
+	unlock, kept, err := f.lockFlight(fl)
+	if err != nil || kept {
 		return err
 	}
-	k := &keeper{f: f, fl: fl, unlock: unlock, locked: fl.pos, since: fl.since}
+	k := &keeper{f: f, fl: fl, unlock: unlock, lockedFrom: fl.pos, since: fl.since}
 	defer unlock(fl.pos, fl.end)
 	for pos := fl.from; pos < fl.end; {
 		if n := f.size.Load(); n >= 0 && pos >= n {
@@ -55,20 +56,23 @@ func (f *File) fetch(fl *flight) error {
 			want = min(end, n)
 		}
 		if want > start && k.pos < want {
-			return fmt.Errorf("fill %s: the stream ended at %d, want the bytes %d-%d: %w", f.name(), k.pos, start, want, io.ErrUnexpectedEOF)
+			return fmt.Errorf("fill %s: the stream ended at %d, want the bytes %d-%d: %w",
+				f.name(), k.pos, start, want, io.ErrUnexpectedEOF)
 		}
 		pos = max(end, k.pos)
 	}
 	return nil
 }
 
-// lockFlight locks the flight's interval between processes. While another process is at it, waiters are sent to look as soon as their
-// bytes are kept; here means that nothing is left to fetch.
-func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), here bool, err error) {
-	// A description of its own, so that flights of one process exclude each other too, where two Files are open.
+// lockFlight locks the flight's interval between processes. While another process is at it, waiters
+// are sent to look as soon as their bytes are kept; kept means that nothing is left to fetch.
+func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), kept bool, err error) {
+	// A description of its own, so that flights of one process exclude each other too, where two
+	// Files are open.
 	lock, err := openPlain(f.path("fills"))
 	if err != nil {
-		return func(int64, int64) {}, false, nil // the folder was removed under us: nobody else can see what we fetch
+		// The folder was removed: no other process can see this fetch.
+		return func(int64, int64) {}, false, nil
 	}
 	start := fl.pos
 	seen := fl.from
@@ -110,7 +114,8 @@ func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), here bool,
 	}, false, nil
 }
 
-// sendToLook wakes the waiters whose bytes another process has kept meanwhile, and tells the watchers.
+// sendToLook wakes the waiters whose bytes another process has kept meanwhile, and tells the
+// watchers.
 func (f *File) sendToLook(fl *flight, seen int64) {
 	f.mu.Lock()
 	ready := make([]*waiter, 0, len(fl.waiters))
@@ -165,8 +170,9 @@ func (f *File) need(fl *flight, pos int64) (start, end int64, err error) {
 	return start, end, nil
 }
 
-// takeSize takes over the size that the source has found out by walking to its end. A size that was kept and contradicts it is wrong, and
-// so may be everything that was kept with it. since is the flight's value of forgotten: after a Forget the source's size may be old.
+// takeSize takes over the size that the source has found out by walking to its end. A size that was
+// kept and contradicts it is wrong, and so may be everything that was kept with it. since is the
+// flight's value of forgotten: after a Forget the source's size may be old.
 func (f *File) takeSize(since nonce) error {
 	n, have := f.src.Size(), f.size.Load()
 	if n < 0 || f.forgotten() != since {
@@ -179,7 +185,8 @@ func (f *File) takeSize(since nonce) error {
 		return f.noteSize(n)
 	}
 	if have >= 0 {
-		f.cache.log.Warn("the size kept of an image was wrong: all of it is fetched anew", "image", f.name(), "kept", have, "size", n)
+		f.cache.log.Warn("the size kept of an image was wrong: all of it is fetched anew",
+			"image", f.name(), "kept", have, "size", n)
 		if err := f.forget(); err != nil {
 			return fmt.Errorf("fill %s: the stream has %d bytes, the cache took it for %d: %w", f.name(), n, have, err)
 		}

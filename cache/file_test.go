@@ -42,7 +42,10 @@ func TestReadBounds(t *testing.T) {
 		off int64
 		n   int
 		ok  bool
-	}{{0, 0, true}, {10_000, 0, true}, {9_999, 1, true}, {10_000, 1, false}, {-1, 1, false}, {9_999, 2, false}, {1 << 62, 1, false}, {10_001, 0, false}} {
+	}{
+		{0, 0, true}, {10_000, 0, true}, {9_999, 1, true},
+		{10_000, 1, false}, {-1, 1, false}, {9_999, 2, false}, {1 << 62, 1, false}, {10_001, 0, false},
+	} {
 		err := f.ReadAt(context.Background(), make([]byte, c.n), c.off)
 		if c.ok != (err == nil) || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("ReadAt %d at %d: %v", c.n, c.off, err)

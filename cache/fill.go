@@ -18,14 +18,15 @@ type FillOptions struct {
 	Workers int   // fetches in parallel, where spans decode alone; 0: the number of CPUs
 	Piece   int64 // bytes of one such fetch; 0: 8 MiB
 
-	// Progress is told how many of the bytes asked for are kept by now, now and then, never twice at a time and not after Fill has
-	// returned. total is -1 if the size is not known.
+	// Progress is told how many of the bytes asked for are kept by now, now and then, never twice
+	// at a time and not after Fill has returned. total is -1 if the size is not known.
 	Progress func(done, total int64)
 }
 
-// Fill fetches all that is missing in [off, end), in rising order as far as parallel work allows. end may be beyond the size, and
-// math.MaxInt64 for all. It returns when all of it is kept, and fails if it cannot be: unlike a read, it has no use for what
-// is not kept. If ctx ends, fetches that only Fill wanted end.
+// Fill fetches all that is missing in [off, end), in rising order as far as parallel work allows.
+// end may be beyond the size, and math.MaxInt64 for all. It returns when all of it is kept, and
+// fails if it cannot be, with ErrFull if there is no room: bytes that are not kept are of no use to
+// it. If ctx ends, fetches that only Fill wanted end.
 func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 	if err := f.enter(); err != nil {
 		return err
@@ -64,8 +65,9 @@ func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 	return context.Cause(ctx)
 }
 
-// Measure walks to the end of a stream whose size is not known, and keeps all of it. Afterwards Size is known, here and for
-// every later File of the entry. progress is told how far the walk is, with a total of -1.
+// Measure walks to the end of a stream whose size is not known, and keeps all of it. Afterwards
+// Size is known, here and for every later File of the entry. progress is told how far the walk is,
+// with a total of -1.
 func (f *File) Measure(ctx context.Context, progress func(done, total int64)) error {
 	if err := f.enter(); err != nil {
 		return err
@@ -93,7 +95,7 @@ func (f *File) measure(ctx context.Context, progress func(done, total int64)) er
 				walks++
 			}
 		}
-		if old := (outdated{}); errors.As(err, &old) {
+		if old := (outdatedError{}); errors.As(err, &old) {
 			if err = nil; outdates >= maxOutdated {
 				err = old.error
 			}
@@ -161,7 +163,8 @@ func (j *fillJob) next() (from, to int64, err error) {
 	return from, to, err
 }
 
-// piece returns the end of what one worker fetches from off on: some spans that decode alone, or all that one walk decodes.
+// piece returns the end of what one worker fetches from off on: some spans that decode alone, or
+// all spans of one walk.
 func (f *File) piece(off, end, size int64) (int64, error) {
 	us, ue, err := f.unit(off)
 	if err != nil {
@@ -231,7 +234,7 @@ func (j *fillJob) fetch(ctx context.Context, from, to int64, tell func(int64)) e
 			return fmt.Errorf("fill %s: the bytes at %d were fetched but not kept: %w", j.f.name(), at, j.f.cache.why())
 		}
 		own, err := j.fly(ctx, claim{from: at, to: to, fill: true}, tell)
-		if old := (outdated{}); errors.As(err, &old) {
+		if old := (outdatedError{}); errors.As(err, &old) {
 			if err = nil; outdates >= maxOutdated {
 				err = old.error
 			}
@@ -252,7 +255,7 @@ func (j *fillJob) fly(ctx context.Context, c claim, tell func(pos int64)) (own b
 	f.mu.Lock()
 	v, fl, fresh, err := f.take(c)
 	if err == nil && v == joined {
-		fl.interest++
+		fl.refs++
 		fl.watchers = append(fl.watchers, tell)
 		if fresh {
 			go f.fly(fl)

@@ -64,7 +64,8 @@ func TestFillReportsTheSourcesError(t *testing.T) {
 		return nil
 	}
 	f := openFile(t, openCache(t, t.TempDir()), "k", src)
-	if err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{Workers: 2, Piece: 2 * span64}); !errors.Is(err, errPlanned) {
+	err := f.Fill(context.Background(), 0, math.MaxInt64, FillOptions{Workers: 2, Piece: 2 * span64})
+	if !errors.Is(err, errPlanned) {
 		t.Fatalf("got %v", err)
 	}
 	settle(t, f)

@@ -8,14 +8,14 @@ import (
 	"slices"
 )
 
-// A flight is one fetch under way. Its interval begins at lo, which rises as bytes are kept, and ends at end: who needs a byte in
-// it waits for the flight. Flights of one File do not overlap.
+// A flight is one fetch under way. Its interval begins at lo, which rises as bytes are kept, and
+// ends at end: readers of a byte in it wait for the flight. Flights of one File do not overlap.
 type flight struct {
-	from, end int64 // what is wanted; before from lie the spans that have to be walked
+	from, end int64 // the wanted bytes; before from lie the spans that have to be walked
 	walk      bool  // spans do not decode alone: never skip some in the middle
-	force     bool  // fetch even what seems to be present
+	force     bool  // fetch also bytes that seem to be present
 	since     nonce // the entry's value of forgotten before anything was fetched
-	fill      bool  // started by Fill: without waiters, there is no use in what cannot be kept
+	fill      bool  // started by Fill or Measure: ends when nothing can be kept and no reader waits
 	ctx       context.Context
 	cancel    context.CancelFunc
 	done      chan struct{} // closed at the end, after err was set
@@ -23,11 +23,11 @@ type flight struct {
 
 	// Guarded by File.mu.
 	pos      int64  // all before it was handed over, or skipped as present
-	carry    []byte // the bytes before pos that share a page with what comes next, so are not in the file yet
+	carry    []byte // the bytes before pos in a page that is not complete, so not in the file yet
 	waiters  []*waiter
 	watchers []func(pos int64)
-	interest int  // waiters and fills; a reader's own flight counts one that never leaves
-	dying    bool // cancelled for lack of interest: not to be joined
+	refs     int  // waiters and fills; one more, which stays, for a reader's flight
+	dying    bool // cancelled because refs fell to 0: not to be joined
 }
 
 func (fl *flight) lo() int64 { return fl.pos - int64(len(fl.carry)) }
@@ -45,13 +45,13 @@ type claim struct {
 	force    bool
 	fill     bool
 	toEnd    bool  // walk to a size that is not known
-	budget   int64 // not 0: do not start, nor wait for, what decodes more than this
+	budget   int64 // not 0: neither start nor wait for a flight that decodes more bytes
 }
 
 var errBudget = errors.New("would decode more than the budget")
 
-// take finds the flight that will bring the first byte of c, or starts it. fresh tells that it was made here: the caller, who holds mu, has to
-// start fly for it.
+// take finds the flight that will bring the first byte of c, or starts it. fresh tells that it was
+// made here: the caller holds mu and has to start fly for it.
 func (f *File) take(c claim) (v verdict, fl *flight, fresh bool, err error) {
 	if f.closed {
 		return 0, nil, false, f.errClosed()
@@ -87,15 +87,16 @@ func (f *File) take(c claim) (v verdict, fl *flight, fresh bool, err error) {
 	if c.budget > 0 && end-rs > c.budget {
 		return 0, nil, false, errBudget
 	}
-	fl = &flight{from: us, end: end, walk: walk, force: c.force || c.toEnd, fill: c.fill, pos: rs, done: make(chan struct{})}
+	fl = &flight{from: us, end: end, walk: walk, fill: c.fill, pos: rs, done: make(chan struct{})}
+	fl.force = c.force || c.toEnd
 	fl.ctx, fl.cancel = context.WithCancel(f.ctx)
 	f.flights = append(f.flights, fl)
 	f.wg.Add(1)
 	return joined, fl, true, nil
 }
 
-// reach returns how far a flight goes that starts with the unit us-ue: over the units up to c.to that are missing, and in a walk over
-// all that the same run decodes, but not into another flight.
+// reach returns how far a flight goes that starts with the unit us-ue: over the units up to c.to
+// that are missing, and in a walk over all that the same run decodes, but not into another flight.
 func (f *File) reach(c claim, us, ue, rs, re int64) (end int64, walk bool, err error) {
 	end, walk = ue, rs < us
 	to := min(c.to, f.limit())
@@ -131,8 +132,9 @@ func (f *File) reach(c claim, us, ue, rs, re int64) (end int64, walk bool, err e
 	return end, walk, nil
 }
 
-// enlist makes sure that the first byte of p is on its way. It returns a waiter to wait for, or a flight whose end has to be waited for before
-// looking again, or neither: then n bytes of p were in hand, and for n = 0 it is to be looked for again.
+// enlist makes sure that the first byte of p is on its way. It returns a waiter to wait for, or a
+// flight whose end has to be waited for before looking again, or neither: then n bytes of p were in
+// hand, and for n = 0 it is to be looked for again.
 func (f *File) enlist(p []byte, off int64, force bool) (w *waiter, fl *flight, n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -143,7 +145,7 @@ func (f *File) enlist(p []byte, off int64, force bool) (w *waiter, fl *flight, n
 	case v == after:
 		return nil, fl, 0, nil
 	}
-	w = &waiter{off: off, dst: p, first: fresh, ready: make(chan struct{})}
+	w = &waiter{off: off, dst: p, started: fresh, ready: make(chan struct{})}
 	if fl.end < w.end() {
 		w.dst = p[:fl.end-off]
 	}
@@ -153,15 +155,15 @@ func (f *File) enlist(p []byte, off int64, force bool) (w *waiter, fl *flight, n
 		}
 	}
 	fl.waiters = append(fl.waiters, w)
-	fl.interest++
+	fl.refs++
 	if fresh {
-		fl.interest++ // goes on without its reader
+		fl.refs++ // goes on without its reader
 		go f.fly(fl)
 	}
 	return w, fl, 0, nil
 }
 
-// waitEnd waits for a flight's end, whatever comes of it.
+// waitEnd waits for a flight's end, with or without an error.
 func (f *File) waitEnd(ctx context.Context, fl *flight) error {
 	select {
 	case <-fl.done:
@@ -186,7 +188,7 @@ func (f *File) leave(fl *flight, w *waiter) {
 }
 
 func (fl *flight) lose(n int) {
-	if fl.interest -= n; fl.interest == 0 && n > 0 {
+	if fl.refs -= n; fl.refs == 0 && n > 0 {
 		fl.dying = true
 		fl.cancel()
 	}
@@ -200,7 +202,7 @@ func (f *File) fly(fl *flight) {
 	if err != nil && f.ctx.Err() != nil {
 		err = f.errClosed()
 	} else if err != nil && f.forgotten() != fl.since {
-		err = outdated{err}
+		err = outdatedError{err}
 	}
 	f.mu.Lock()
 	f.flights = slices.DeleteFunc(f.flights, func(o *flight) bool { return o == fl })
@@ -214,8 +216,8 @@ func (f *File) fly(fl *flight) {
 		}
 	}
 	for _, w := range waiters {
-		if err != nil && !w.first && w.off+int64(w.got) >= pos {
-			w.finish(elsewhere{err})
+		if err != nil && !w.started && w.off+int64(w.got) >= pos {
+			w.finish(elsewhereError{err})
 		} else {
 			w.finish(err)
 		}
@@ -223,11 +225,11 @@ func (f *File) fly(fl *flight) {
 	close(fl.done)
 }
 
-// outdated is the error of a flight during which everything was forgotten: those who wait for it ask anew. Its cause is told after
-// maxOutdated times.
-type outdated struct{ error }
+// outdatedError is the error of a flight during which everything was forgotten: its waiters ask
+// anew. Its cause is told after maxOutdated times.
+type outdatedError struct{ error }
 
-func (o outdated) Unwrap() error { return o.error }
+func (o outdatedError) Unwrap() error { return o.error }
 
 const maxOutdated = 2
 

@@ -36,7 +36,8 @@ func (f *File) waiting() (n int) {
 	return n
 }
 
-// gate lets spans pass one by one: a source with it stops before the spans from a given one on, until told to go on.
+// gate lets spans pass one by one: a source with it stops before the spans from a given one on,
+// until told to go on.
 type gate struct {
 	from    int
 	reached chan int
@@ -88,7 +89,8 @@ func TestManyReadersOneFetch(t *testing.T) {
 	}
 }
 
-// A reader whose span a walk passes is served then, not when the walk ends: in the same File, and in another process.
+// A reader whose span a walk passes is served then, not when the walk ends: in the same File, and
+// in another process.
 func TestServedOnTheWay(t *testing.T) {
 	data := image64(t, 10)
 	dir := t.TempDir()
@@ -164,7 +166,7 @@ func TestServedFromTheCarry(t *testing.T) {
 	}
 }
 
-// What was kept between a reader's look and its asking is not fetched again.
+// Bytes that were kept between a reader's look and its asking are not fetched again.
 func TestKeptMeanwhile(t *testing.T) {
 	data := image64(t, 2)
 	f := openFile(t, openCache(t, t.TempDir()), "k", evenSpans(data, span64))
@@ -214,7 +216,7 @@ func TestErrorsAreForWaitersOnly(t *testing.T) {
 	read := func(off int64, n int) { errs <- f.ReadAt(context.Background(), make([]byte, n), off) }
 	go read(0, 4*span64)
 	<-g.reached
-	go read(span64, 100) // waits for what will fail
+	go read(span64, 100) // waits for bytes that will fail
 	until(t, "two wait", func() bool { return f.waiting() == 2 })
 	late := make(chan struct{})
 	go func() { // waits for the same flight, for a span after that
@@ -224,7 +226,7 @@ func TestErrorsAreForWaitersOnly(t *testing.T) {
 	until(t, "three wait", func() bool { return f.waiting() == 3 })
 	g.open <- nil
 	<-g.reached
-	src.before = nil // what is fetched anew passes
+	src.before = nil // the next fetch passes
 	g.open <- errPlanned
 	for range 2 {
 		if err := <-errs; fail && !errors.Is(err, errPlanned) {
@@ -296,7 +298,7 @@ func TestFillCancelled(t *testing.T) {
 	}
 }
 
-// Who waits for another process takes over when that one ends.
+// A flight that waits for another process takes over when that one ends.
 func TestTakeOver(t *testing.T) {
 	data := image64(t, 4)
 	dir := t.TempDir()

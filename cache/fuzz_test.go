@@ -10,7 +10,9 @@ import (
 )
 
 func FuzzMeta(f *testing.F) {
-	good, err := meta{Version: formatVersion, Key: "sha256:00", Name: "docker://x/y:1", Size: 12345, Created: time.Unix(1e9, 0).UTC()}.marshal()
+	m := meta{Version: formatVersion, Key: "sha256:00", Name: "docker://x/y:1", Size: 12345}
+	m.Created = time.Unix(1e9, 0).UTC()
+	good, err := m.marshal()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -39,7 +41,8 @@ func TestMetaFlips(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := parseMeta(good); err != nil || got.Size != m.Size || got.Key != "k" || got.Name != "n" || !got.Created.Equal(m.Created) {
+	m.Check = string(good[len(good)-10 : len(good)-2])
+	if got, err := parseMeta(good); err != nil || got != m {
 		t.Fatal(got, err)
 	}
 	for i := range good {

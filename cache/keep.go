@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// A keeper stores what one flight decodes, and joins the spans that share a page.
+// A keeper stores the bytes that one flight decodes, and joins the spans that share a page.
 type keeper struct {
-	f      *File
-	fl     *flight
-	unlock func(start, end int64)
-	locked int64 // where the flight's lock begins by now
-	pos    int64 // after the last byte handed over; -1 before the first
+	f          *File
+	fl         *flight
+	unlock     func(start, end int64)
+	lockedFrom int64 // where the flight's lock begins by now
+	pos        int64 // after the last byte handed over; -1 before the first
 
 	since nonce // the entry's value of forgotten from before anything was fetched
 
@@ -22,7 +22,8 @@ type keeper struct {
 
 func (k *keeper) keep(off int64, p []byte) error {
 	if off < 0 || off < k.pos || off > maxSize || int64(len(p)) > k.f.limit()-off {
-		return fmt.Errorf("the source handed over %d bytes at %d, want them after %d and before %d", len(p), off, k.pos, k.f.limit())
+		return fmt.Errorf("the source handed over %d bytes at %d, want them after %d and before %d",
+			len(p), off, k.pos, k.f.limit())
 	}
 	if len(p) == 0 {
 		return nil
@@ -36,14 +37,14 @@ func (k *keeper) keep(off int64, p []byte) error {
 	k.f.stats.decoded.Add(int64(len(p)))
 	k.note(kept, err)
 	k.f.deliver(k.fl, k.pos, p, k.page[k.from:k.to])
-	if lo := k.pos - int64(k.to-k.from); lo > k.locked && lo < k.fl.end {
-		k.unlock(k.locked, lo)
-		k.locked = lo
+	if lo := k.pos - int64(k.to-k.from); lo > k.lockedFrom && lo < k.fl.end {
+		k.unlock(k.lockedFrom, lo)
+		k.lockedFrom = lo
 	}
 	if errors.Is(err, errForgotten) || err != nil && k.fl.fill && k.f.unwatched(k.fl) {
 		return err
 	}
-	return k.fl.ctx.Err() // after what was decoded is kept
+	return k.fl.ctx.Err() // after the decoded bytes are kept
 }
 
 func (k *keeper) note(kept int64, err error) {

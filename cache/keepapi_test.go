@@ -190,7 +190,8 @@ func TestScratch(t *testing.T) {
 	if n := c.Usage().Temporary; n > int64(len(data))-1<<19+3*pageSize {
 		t.Errorf("%d bytes after the punch", n)
 	}
-	if _, err := s.ReadAt(got, 12345); err != nil || !bytes.Equal(got[:16384-12345], data[:16384-12345]) || got[16384-12345] != 0 {
+	const left = 16384 - 12345
+	if _, err := s.ReadAt(got, 12345); err != nil || !bytes.Equal(got[:left], data[:left]) || got[left] != 0 {
 		t.Errorf("after the punch: %v", err)
 	}
 	if err := s.Close(); err != nil {
@@ -201,7 +202,8 @@ func TestScratch(t *testing.T) {
 	}
 }
 
-// Bytes that are put are there for all, without a fetch: whole pages at once, parts of pages when their other part comes.
+// Bytes that are put are there for all, without a fetch: whole pages at once, parts of pages when
+// their other part comes.
 func TestPut(t *testing.T) {
 	r := testRand(t)
 	for range 20 {
@@ -233,12 +235,14 @@ func TestPut(t *testing.T) {
 	if err := f.Put(context.Background(), make([]byte, 2), 4999); err == nil {
 		t.Error("put beyond the end")
 	}
-	if n := f.ReadKept(make([]byte, 10), 6000) + f.ReadKept(make([]byte, 10), -1) + f.ReadKept(make([]byte, 10), 0); n != 0 {
-		t.Errorf("%d bytes from nowhere", n)
+	for _, off := range []int64{0, 6000, -1} {
+		if n := f.ReadKept(make([]byte, 10), off); n != 0 {
+			t.Errorf("%d bytes from nowhere at %d", n, off)
+		}
 	}
 }
 
-// What is dropped is absent in all processes and occupies nothing; the rest stays.
+// Dropped pages are absent in all processes and occupy nothing; the rest stays.
 func TestDrop(t *testing.T) {
 	data := bytes.Repeat([]byte("dropped!"), 4*span64/8)
 	data = append(data, "a short last page"...)
@@ -284,7 +288,8 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// A page that two spans share is forgotten too, while only one of them is known; and the space stays in use.
+// A page that two spans share is forgotten too, while only one of them is known; and the space
+// stays in use.
 func TestForget(t *testing.T) {
 	old := bytes.Repeat([]byte("old byte"), 4*span64/8)
 	fresh := bytes.Repeat([]byte("new byte"), 4*span64/8)
@@ -314,7 +319,8 @@ func TestForget(t *testing.T) {
 	checkRead(t, f, fresh, 0, len(fresh))
 }
 
-// What a flight fetched before all was forgotten is not kept after it, in no process, and its readers get what is fetched anew.
+// Bytes that a flight fetched before all was forgotten are not kept after it, in any process, and
+// its readers get bytes that are fetched anew.
 func TestForgetDuringFlight(t *testing.T) {
 	for _, same := range []bool{true, false} {
 		old := bytes.Repeat([]byte("old byte"), 6*span64/8)
@@ -350,7 +356,8 @@ func TestForgetDuringFlight(t *testing.T) {
 	}
 }
 
-// Forget forgets a size that was found by walking, and a wrong one that was kept is mended by the source's.
+// Forget forgets a size that was found by walking, and a wrong one that was kept is mended by the
+// source's.
 func TestForgetSize(t *testing.T) {
 	data := image64(t, 5)
 	dir := t.TempDir()
@@ -432,8 +439,8 @@ func TestSweep(t *testing.T) {
 	if !isFile(held, held.Name()) {
 		t.Error("a temporary file in use was swept")
 	}
-	for _, path := range []string{filepath.Join(c.files(), "stray"), filepath.Join(c.shelves(), "stray"), filepath.Join(c.scratches(), "stray")} {
-		if err := os.WriteFile(path, make([]byte, 10), 0o600); err != nil {
+	for _, dir := range []string{c.files(), c.shelves(), c.scratches()} {
+		if err := os.WriteFile(filepath.Join(dir, "stray"), make([]byte, 10), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,24 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrFull is the error for bytes that are not kept because there is no room: the cache is at its limit with what is in use, or
-// the file system has too little space left.
+// ErrFull is the error for bytes that are not kept because there is no room: the cache is at its
+// limit with entries in use, or the file system has too little space left.
 var ErrFull = errors.New("the cache is full")
 
-// A ledger is the account of all bytes that the cache occupies. The balance lies in the file usage, under a lock, so that all
-// processes book into one account. Each takes credit from it, up to 512 KiB more than it needs at the moment, and spends that without
-// a system call. The account is an estimate: files that callers append to are not booked, nor is a killed process's credit returned.
-// Therefore it is replaced by a count of all files now and then, and always before something is evicted or refused.
+// A ledger is the account of all bytes that the cache occupies. The balance lies in the file usage,
+// under a lock, so that all processes book into one account. Each takes credit from it, up to 512
+// KiB more than it needs at the moment, and spends that without a system call. The account is an
+// estimate: files that callers append to are not booked, nor is a killed process's credit returned.
+// Therefore it is replaced by a count of all files now and then, and always before something is
+// evicted or refused.
 //
-//	usage  0 int64 the bytes taken, 8 int64 those of them since the last count, 16 uint32 CRC32C of bytes 0-15; little endian
+//	0   int64   the bytes taken
+//	8   int64   those of them that were taken since the last count
+//	16  uint32  CRC32C of bytes 0-15; all little endian
 type ledger struct {
 	cache   *Cache
 	limit   int64 // 0: none
 	reserve int64 // bytes of the file system that stay free; < 0: its default
 	credit  atomic.Int64
 
-	mu        sync.Mutex // one booking at a time
-	full      error      // the answer to bookings of fullFor bytes or more until fullUntil, so that the files are not counted for each
+	mu sync.Mutex // one booking at a time
+
+	// full is the answer to bookings of fullFor bytes or more until fullUntil. So the files of a
+	// full cache are not counted for each.
+	full      error
 	fullFor   int64
 	fullUntil time.Time
 }
@@ -59,7 +66,8 @@ func parseBalance(p []byte) (b balance, ok bool) {
 	return b, b.used >= 0 && b.sinceCount >= 0
 }
 
-// take books n bytes that are about to be written, after it has made room for them where it has to and can.
+// take books n bytes that are about to be written, after it has made room for them where it has to
+// and can.
 func (l *ledger) take(n int64) error {
 	if n <= 0 || l.spend(n) {
 		return nil
@@ -125,7 +133,8 @@ func (l *ledger) settle() {
 	}
 }
 
-// retry makes the next booking look again whether there is room: something may have become evictable.
+// retry makes the next booking look again whether there is room: something may have become
+// evictable.
 func (l *ledger) retry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,7 +153,8 @@ func (l *ledger) spend(n int64) bool {
 	}
 }
 
-// open locks the account for this process. A folder that was removed under an open cache has no account.
+// open locks the account for this process. A folder that was removed under an open cache has no
+// account.
 func (l *ledger) open() (f *os.File, b balance, ok bool, err error) {
 	path := filepath.Join(l.cache.dir, "usage")
 	if f, err = openPlain(path); err != nil {
@@ -188,7 +198,8 @@ func (l *ledger) recount() {
 	balance{used: l.count()}.write(f)
 }
 
-// count is the balance as the files show it. The credit of other processes is not in it: at most 512 KiB each.
+// count is the balance as the files show it. The credit of other processes is not in it: at most
+// 512 KiB each.
 func (l *ledger) count() int64 { return l.cache.occupied() + l.credit.Load() }
 
 // fit makes the cache obey its limit and its reserve, after a run with others.
@@ -244,8 +255,8 @@ func (l *ledger) room(used, n int64) error {
 			ErrFull, used, n, l.limit)
 	}
 	if free, reserve := l.free(); reserve > 0 && free-n < reserve {
-		return fmt.Errorf("%w: the file system of %s has %d bytes left, of which %d have to stay free: make room there, or choose another with --cache",
-			ErrFull, l.cache.dir, free, reserve)
+		return fmt.Errorf("%w: the file system of %s has %d bytes left, of which %d have to stay free: "+
+			"make room there, or choose another with --cache", ErrFull, l.cache.dir, free, reserve)
 	}
 	return nil
 }
@@ -262,7 +273,8 @@ func (l *ledger) free() (free, reserve int64) {
 	return int64(st.Bavail) * st.Bsize, reserve
 }
 
-// evict removes the least recently used entries to make room for n bytes, and some more, so that the next booking finds room at once.
+// evict removes the least recently used entries to make room for n bytes, and some more, so that
+// the next booking finds room at once.
 func (l *ledger) evict(used, n int64) (left int64) {
 	target := used
 	if l.limit > 0 {

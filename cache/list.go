@@ -91,7 +91,7 @@ func (c *Cache) info(id string, present bool) (Info, bool) {
 	return i, true
 }
 
-// countPresent adds up what an entry's table says.
+// countPresent returns the number of bytes that an entry's table has as present.
 func countPresent(dir string, size int64) (n int64) {
 	f, err := os.OpenFile(filepath.Join(dir, "table"), os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Range locks are "open file description" locks: they belong to the open file, not to the process as POSIX locks do, so that they work
-// between two Files of one process too, and they vanish with their holder. See fcntl(2), F_OFD_SETLK.
+// Range locks are "open file description" locks: they belong to the open file, not to the process
+// as POSIX locks do, so that they work between two Files of one process too, and they vanish with
+// their holder. See fcntl(2), F_OFD_SETLK.
 
 func rangeOf(kind int16, start, end int64) *unix.Flock_t {
 	l := &unix.Flock_t{Type: kind, Start: start, Len: end - start}
@@ -19,8 +20,9 @@ func rangeOf(kind int16, start, end int64) *unix.Flock_t {
 	return l
 }
 
-// tryLockRange locks [start, end) of f, or reports that somebody else holds part of it. A file system that knows no such locks
-// counts as success: then processes may fetch the same span twice, which costs only time.
+// tryLockRange locks [start, end) of f, or reports that somebody else holds part of it. A file
+// system that knows no such locks counts as success: then processes may fetch the same span twice,
+// which costs only time.
 func tryLockRange(f *os.File, start, end int64) bool {
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, rangeOf(unix.F_WRLCK, start, end))
 	return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES)
@@ -32,7 +34,8 @@ func unlockRange(f *os.File, start, end int64) {
 	}
 }
 
-// lockRange waits for [start, end) of f, and returns what unlocks it. For sections of a few system calls.
+// lockRange waits for [start, end) of f, and returns a function that unlocks it. For sections of a
+// few system calls.
 func lockRange(f *os.File, start, end int64) (unlock func()) {
 	for {
 		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, rangeOf(unix.F_WRLCK, start, end))

@@ -15,14 +15,15 @@ const (
 	maxMeta       = 1 << 16
 )
 
-// meta is meta.json. It is needed for listings and for a size that only a walk could tell; everything else works without it.
+// meta is meta.json. It is needed for listings and for a size that only a walk could tell;
+// everything else works without it.
 type meta struct {
 	Version int       `json:"version"`
 	Key     string    `json:"key"`
 	Name    string    `json:"name"`
 	Size    int64     `json:"size"` // -1: not known yet
 	Created time.Time `json:"created"`
-	Check   string    `json:"crc32c"` // of this object with an empty crc32c: a flipped digit must not change the size
+	Check   string    `json:"crc32c"` // of this object with an empty crc32c
 }
 
 func (m meta) marshal() ([]byte, error) {

@@ -28,7 +28,8 @@ func entriesOf(r *rand.Rand, bounds []int64) []int64 {
 	return e
 }
 
-// model is an image, read through two handles on one folder, as two processes would have them, whose files are damaged now and then.
+// model is an image, read through two handles on one folder, as two processes would have them,
+// whose files are damaged now and then.
 type model struct {
 	t     *testing.T
 	r     *rand.Rand
@@ -86,7 +87,8 @@ func (m *model) snapshot() {
 	}
 }
 
-// powerLoss puts blocks of the files back to what they were at the snapshot, or to zeros, each by itself: writes reach the disk in any order.
+// powerLoss puts blocks of the files back to their state at the snapshot, or to zeros, each by
+// itself: writes reach the disk in any order.
 func (m *model) powerLoss() {
 	for _, n := range modelFiles[:3] {
 		b, err := os.ReadFile(m.path(n))
@@ -196,7 +198,8 @@ func (m *model) step() {
 		if m.r.IntN(2) == 0 {
 			end = off + m.r.Int64N(int64(len(m.data))-off+1)
 		}
-		err = m.f[m.r.IntN(2)].Fill(context.Background(), off, end, FillOptions{Piece: 1 + m.r.Int64N(1<<17), Workers: 1 + m.r.IntN(3)})
+		o := FillOptions{Piece: 1 + m.r.Int64N(1<<17), Workers: 1 + m.r.IntN(3)}
+		err = m.f[m.r.IntN(2)].Fill(context.Background(), off, end, o)
 		if errors.Is(err, errPlanned) {
 			err = nil
 		}
@@ -224,7 +227,7 @@ func (m *model) step() {
 	}
 }
 
-// Whatever happens to the files, no wrong byte is served, and no read fails but by the source's failing.
+// No wrong byte is served after any damage of the files, and a read fails only if the source does.
 func TestModel(t *testing.T) {
 	rounds := 25
 	if testing.Short() {
@@ -245,7 +248,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// While nothing is damaged, two handles together decode each span once, however they share pages and whatever is read.
+// While nothing is damaged, two handles together decode each span once, in any layout of spans and
+// any order of reads.
 func TestModelOnce(t *testing.T) {
 	seeds := testRand(t)
 	for range 30 {
@@ -268,7 +272,8 @@ func TestModelOnce(t *testing.T) {
 					errs[i] = errors.Join(errs[i], m.read(r, files[i%2]))
 				}
 				if i < 2 {
-					errs[i] = errors.Join(errs[i], files[i].Fill(context.Background(), 0, math.MaxInt64, FillOptions{Piece: 1 + r.Int64N(1<<17)}))
+					o := FillOptions{Piece: 1 + r.Int64N(1<<17)}
+					errs[i] = errors.Join(errs[i], files[i].Fill(context.Background(), 0, math.MaxInt64, o))
 				}
 			})
 		}

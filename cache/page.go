@@ -8,11 +8,12 @@ import (
 const (
 	pageSize = 4096
 
-	// maxSize bounds the image files that are kept, and with them the memory for the table's directory. It is more than any disk
-	// format's file reaches in practice (a VHDX ends at 64 TiB).
+	// maxSize bounds the image files that are kept, and with them the memory for the table's
+	// directory. It is more than any disk format's file reaches in practice (a VHDX ends at 64
+	// TiB).
 	maxSize = 128 << 40
 
-	// maxSpan is what a Source may make a reader wait for: the bound on the memory for one decode unit.
+	// maxSpan bounds a Source's spans, and with them the memory for one decode unit.
 	maxSpan = 16 << 20
 )
 
@@ -22,13 +23,15 @@ var (
 	zeroCRC    = crc32.Checksum(zeroPage[:], castagnoli)
 )
 
-// A salt makes words differ between entries and between pages: a block of a table that a file system has put in the wrong place
-// must not vouch for anything, least of all for zeros, which are everywhere.
+// A salt makes words differ between entries and between pages: a block of a table that a file
+// system has put in the wrong place must not vouch for anything, least of all for zeros, which are
+// everywhere.
 type salt uint32
 
 func saltOf(name string) salt { return salt(crc32.Checksum([]byte(name), castagnoli)) }
 
-// word returns the table's word for a page: its CRC32C, salted, or 1 where that is 0, which means absent.
+// word returns the table's word for a page: its CRC32C, salted, or 1 where that is 0, which means
+// absent.
 func (s salt) word(page int64, p []byte) uint32 {
 	return s.of(page, crc32.Checksum(p, castagnoli))
 }

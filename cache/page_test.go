@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// crcPreimage changes the first four bytes of p so that its CRC32C becomes want. CRC is linear: each bit flips a fixed set of bits.
+// crcPreimage changes the first four bytes of p so that its CRC32C becomes want. CRC is linear:
+// each bit flips a fixed set of bits.
 func crcPreimage(t *testing.T, p []byte, want uint32) {
 	var columns [32]uint32
 	clear(p[:4])
@@ -46,7 +47,8 @@ func crcPreimage(t *testing.T, p []byte, want uint32) {
 	}
 }
 
-// A hostile image can hold pages with any CRC. None may look absent, and none but zeros may be served as zeros.
+// A hostile image can hold pages with any CRC. None may look absent, and none but zeros may be
+// served as zeros.
 func TestWordOfCraftedPages(t *testing.T) {
 	r := testRand(t)
 	data := imageBytes(r, 8*pageSize)
@@ -66,7 +68,8 @@ func TestWordOfCraftedPages(t *testing.T) {
 	src := evenSpans(data, 3*pageSize)
 	f := openFile(t, openCache(t, t.TempDir()), "k", src)
 	id := saltOf(filepath.Base(f.dir))
-	crcPreimage(t, src.data[7*pageSize:8*pageSize], uint32(id)^uint32(7*0x9E3779B1&0xffffffff)) // looks absent in this entry
+	// Looks absent in this entry.
+	crcPreimage(t, src.data[7*pageSize:8*pageSize], uint32(id)^uint32(7*0x9E3779B1&0xffffffff))
 	for range 2 {
 		checkRead(t, f, data, 0, len(data))
 	}

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A temporary file is named tmp-* and locked by its maker (flock) for as long as it has that name. So one sweep can tell those
-// that a killed process left from those in use, in any folder of the cache and at any time.
+// A temporary file is named tmp-* and locked by its maker (flock) for as long as it has that name.
+// So one sweep can tell those that a killed process left from those in use, in any folder of the
+// cache and at any time.
 const temporary = "tmp-"
 
 func isTemporary(n fs.DirEntry) bool { return strings.HasPrefix(n.Name(), temporary) }
@@ -53,7 +54,8 @@ func isFile(f *os.File, path string) bool {
 	return err == nil && os.SameFile(have, there)
 }
 
-// replaceFile gives a file new content in one step. Without sync, a power failure may leave it empty or cut off.
+// replaceFile gives a file new content in one step. Without sync, a power failure may leave it
+// empty or cut off.
 func replaceFile(dir, name string, sync bool, content ...[]byte) error {
 	t, err := createTemp(dir)
 	if err != nil {
@@ -70,7 +72,8 @@ func replaceFile(dir, name string, sync bool, content ...[]byte) error {
 	}
 	path := filepath.Join(dir, name)
 	if err == nil {
-		if err = os.Rename(t.Name(), path); errors.Is(err, unix.EISDIR) || errors.Is(err, fs.ErrExist) { // damage: a folder is in its place
+		err = os.Rename(t.Name(), path)
+		if errors.Is(err, unix.EISDIR) || errors.Is(err, fs.ErrExist) { // damage: it is a folder
 			if err = os.RemoveAll(path); err == nil {
 				err = os.Rename(t.Name(), path)
 			}
@@ -83,8 +86,9 @@ func replaceFile(dir, name string, sync bool, content ...[]byte) error {
 	return nil
 }
 
-// sweep removes the temporary files in a folder whose makers are gone. alone says that nobody else uses the folder: then the
-// temporary files that callers make beside their records go too, NAME.*.tmp.
+// sweep removes the temporary files in a folder whose makers are gone. alone says that nobody else
+// uses the folder: then the temporary files that callers make beside their records go too,
+// NAME.*.tmp.
 func sweep(dir string, alone bool) {
 	names, err := os.ReadDir(dir)
 	if err != nil {
@@ -117,8 +121,8 @@ func sweepFile(path string) {
 
 var errNotPlain = errors.New("not a plain file of this user")
 
-// openPlain opens a file of the cache, and makes it if there is none. In the place of a folder, of a symlink, or of a file that
-// others may write to, it makes an empty file.
+// openPlain opens a file of the cache, and makes it if there is none. In the place of a folder, of
+// a symlink, or of a file that others may write to, it makes an empty file.
 func openPlain(path string) (*os.File, error) {
 	for range 3 {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)

@@ -18,7 +18,8 @@ import (
 	"testing"
 )
 
-// The test binary run again with this in its environment is a process that reads through a cache: "dir counts seed mode reads".
+// The test binary run again with this in its environment is a process that reads through a cache:
+// "dir counts seed mode reads".
 const childEnv = "MACHINEFS_CACHE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -51,7 +52,8 @@ func childImage(walked bool) *fakeSource {
 	return src
 }
 
-// child reads at random, compares, and writes a byte to stdout after each read. It ends with a fill.
+// child reads at random, compares, and writes a byte to stdout after each read. It ends with a
+// fill.
 func child(args []string) error {
 	dir, counts, mode := args[0], args[1], args[3]
 	seed, err := strconv.ParseUint(args[2], 10, 64)
@@ -188,7 +190,8 @@ func TestProcessesFetchOnce(t *testing.T) {
 	}
 }
 
-// Processes that die at any moment harm nobody: the others go on, right and to the end, and nothing wrong is left as present.
+// Processes that die at any moment harm nobody: the others go on, right and to the end, and nothing
+// wrong is left as present.
 func TestProcessesKilled(t *testing.T) {
 	r := testRand(t)
 	for _, mode := range []string{"alone", "walked"} {
@@ -219,7 +222,7 @@ func TestProcessesKilled(t *testing.T) {
 	}
 }
 
-// childVerifies does what another process's cache verify does.
+// childVerifies is another process's cache verify.
 func childVerifies(dir string) error {
 	c, err := Open(Config{Dir: dir})
 	if err != nil {
@@ -232,7 +235,8 @@ func childVerifies(dir string) error {
 	return errors.Join(err, c.Close())
 }
 
-// A page that another process finds damaged is fetched again by a File that has it open, and Backing ends; also while another refills the page.
+// A page that another process finds damaged is fetched again by a File that has it open, and
+// Backing ends; also while another refills the page.
 func TestVerifyElsewhere(t *testing.T) {
 	data := dense(3, 6*span64)
 	dir := t.TempDir()

@@ -12,18 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PruneOptions says what Prune removes: entries, and documents on shelves, for which any of these holds.
+// PruneOptions selects the entries, and the documents on shelves, that Prune removes: those for
+// which any of these holds.
 type PruneOptions struct {
 	All bool
 
-	// Limit > 0 removes until the cache occupies no more bytes than this: the least recently used entries first, then entries that
-	// hold records only, then documents.
+	// Limit > 0 removes until the cache occupies no more bytes than this: the least recently used
+	// entries first, then entries that hold records only, then documents.
 	Limit int64
 
 	Older time.Duration // > 0: those not used for so long
 }
 
-// PruneResult tells what Prune did.
+// PruneResult is the outcome of Prune.
 type PruneResult struct {
 	Removed []Info
 	Freed   int64  // bytes, those of documents and leftovers included
@@ -31,8 +32,8 @@ type PruneResult struct {
 	Left    int64  // bytes that the cache still occupies
 }
 
-// Prune removes entries that nobody has open, and documents, as o says; and in any case all that killed processes left. With All
-// nothing is left but what is open.
+// Prune removes entries that nobody has open, and documents, as o says; and in any case all that
+// killed processes left. With All, only open entries are left.
 func (c *Cache) Prune(o PruneOptions) (PruneResult, error) {
 	r, err := c.prune(o)
 	c.ledger.recount()
@@ -86,7 +87,8 @@ func (c *Cache) prune(o PruneOptions) (PruneResult, error) {
 
 func (c *Cache) occupied() int64 { return c.Usage().Total() }
 
-// pruneShelves removes documents, and shelves that are empty. left is the number of bytes that the cache occupies.
+// pruneShelves removes documents, and shelves that are empty. left is the number of bytes that the
+// cache occupies.
 func (c *Cache) pruneShelves(o PruneOptions, left int64) (freed int64) {
 	var since time.Time
 	if o.Older > 0 {
@@ -106,7 +108,7 @@ func (c *Cache) pruneShelves(o PruneOptions, left int64) (freed int64) {
 	return freed
 }
 
-// removeStrays removes what lies in the cache's own folders and is none of the things that it keeps there.
+// removeStrays removes everything from the cache's own folders that the cache has not put there.
 func (c *Cache) removeStrays() error {
 	var errs []error
 	for dir, isOurs := range map[string]func(os.DirEntry) bool{
@@ -127,7 +129,8 @@ func (c *Cache) removeStrays() error {
 	return errors.Join(errs...)
 }
 
-// remove removes an entry if it is unwanted, else only its temporary files; nothing while somebody has it open.
+// remove removes an entry if it is unwanted, else only its temporary files; nothing while somebody
+// has it open.
 func (c *Cache) remove(id string, unwanted bool) (bool, error) {
 	dir := filepath.Join(c.files(), id)
 	lock, err := openLock(dir)
@@ -144,7 +147,8 @@ func (c *Cache) remove(id string, unwanted bool) (bool, error) {
 	if sweep(dir, true); !unwanted {
 		return false, nil
 	}
-	// Renamed first, in one step: whoever waits for the lock finds it gone, and whoever opens the entry makes a new one.
+	// Renamed first, in one step: a process that waits for the lock finds it gone, and one that
+	// opens the entry makes a new one.
 	trash := filepath.Join(c.trash(), fmt.Sprintf("%s-%x", id, rand.Uint64()))
 	if err := os.Rename(dir, trash); err != nil {
 		return false, err

@@ -76,7 +76,8 @@ func TestListAndPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := c.Prune(PruneOptions{Limit: 2*all[0].Disk + all[0].Disk/2})
-	if err != nil || names(r.Removed) != "b c" || names(r.InUse) != "a" || r.Freed < 2*all[0].Size || r.Left > 2*all[0].Disk+pageSize {
+	if err != nil || names(r.Removed) != "b c" || names(r.InUse) != "a" ||
+		r.Freed < 2*all[0].Size || r.Left > 2*all[0].Disk+pageSize {
 		t.Fatalf("%+v %v", r, err)
 	}
 	if _, err := os.Stat(filepath.Join(c.files(), all[0].ID, "tmp-1")); !errors.Is(err, fs.ErrNotExist) {
@@ -105,7 +106,8 @@ func TestListAndPrune(t *testing.T) {
 	}
 }
 
-// What was learned of an image outlives its bytes, which cost more and are had again by it.
+// Records outlive the bytes of an image, which occupy more and can be fetched again with their
+// help.
 func TestRecordsGoLast(t *testing.T) {
 	c := openCache(t, t.TempDir())
 	e, err := c.Entry("learned", "learned")
@@ -151,7 +153,7 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// An entry is opened and removed by many at once: whoever has it open keeps it.
+// An entry is opened and removed by many at once: it stays for those that have it open.
 func TestOpenAgainstRemove(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, dir)
@@ -245,7 +247,7 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// The source's size contradicts what is kept.
+// The source's size contradicts the one that is kept.
 func TestSizeContradiction(t *testing.T) {
 	c := openCache(t, t.TempDir())
 	data := bytes.Repeat([]byte("z"), 3*span64)

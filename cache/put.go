@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Put keeps the bytes p at off, which the caller has fetched and checked. The parts of pages at both ends are kept if they touch an end
-// of their page or a part that is known, and serve readers once the rest of the page comes. It fails with ErrFull if there is no
-// room; then some of p may be kept.
+// Put keeps the bytes p at off, which the caller has fetched and checked. The parts of pages at
+// both ends are kept if they touch an end of their page or a part that is known, and serve readers
+// once the rest of the page comes. It fails with ErrFull if there is no room; then some of p may be
+// kept.
 func (f *File) Put(ctx context.Context, p []byte, off int64) error {
 	if err := f.enter(); err != nil {
 		return err
@@ -35,7 +36,8 @@ func (f *File) Put(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// ReadKept fills p from off on with bytes that are kept, as far as they go, and returns how many those are. It never fetches.
+// ReadKept fills p from off on with bytes that are kept, as far as they go, and returns how many
+// those are. It never fetches.
 func (f *File) ReadKept(p []byte, off int64) (n int) {
 	if off < 0 || f.enter() != nil {
 		return 0
@@ -56,8 +58,8 @@ func (f *File) ReadKept(p []byte, off int64) (n int) {
 	return n
 }
 
-// Drop makes the whole pages in [off, end) absent in all processes, and frees their space. It must not be used on a file that may
-// be a Backing: a kernel that has it would read zeros.
+// Drop makes the whole pages in [off, end) absent in all processes, and frees their space. It must
+// not be used on a file that may be a Backing: a kernel that has it would read zeros.
 func (f *File) Drop(off, end int64) error {
 	if err := f.enter(); err != nil {
 		return err
@@ -89,11 +91,12 @@ func (f *File) Drop(off, end int64) error {
 	return nil
 }
 
-// Forget makes all pages absent in all processes, and forgets a size that was found by walking: it is -1 for the next File of the
-// entry whose source does not state it. What flights under way fetch is not kept any more; their readers ask anew. The space is
-// not freed: another process may have lent the file to its kernel. Backing is false until Verify was run again.
+// Forget makes all pages absent in all processes, and forgets a size that was found by walking: it
+// is -1 for the next File of the entry whose source does not state it. Bytes that flights under way
+// fetch are not kept; their readers ask anew. The space is not freed: another process may have lent
+// the file to its kernel. Backing is false until Verify was run again.
 //
-// The source has to have forgotten first: what it answers afterwards is believed.
+// The source has to have forgotten first: its size, once Forget has returned, is believed.
 func (f *File) Forget() error {
 	if err := f.enter(); err != nil {
 		return err

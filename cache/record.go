@@ -14,13 +14,14 @@ const (
 	recordPrefix = "rec-"
 	maxRecord    = 256 << 20
 
-	// smallRecord bytes and less are stored even in a full cache: a record saves fetching many times its size, and is evicted with
-	// its entry.
+	// smallRecord bytes and less are stored even in a full cache: a record saves fetching many
+	// times its size, and is evicted with its entry.
 	smallRecord = 1 << 20
 )
 
-// A sealed document is 8 bytes of magic, the SHA-256 of its place and its content, and the content. The place is the names of the
-// folder and of the document, so that a copy of another document is not believed.
+// A sealed document is 8 bytes of magic, the SHA-256 of its place and its content, and the content.
+// The place is the names of the folder and of the document, so that a copy of another document is
+// not believed.
 const (
 	sealMagic = "mfsealed"
 	sealBytes = len(sealMagic) + sha256.Size
@@ -41,7 +42,8 @@ func unseal(place string, b []byte) ([]byte, bool) {
 	return b[sealBytes:], true
 }
 
-// readSealed returns the content of the document NAME in a folder. What is missing, damaged or belongs elsewhere is fs.ErrNotExist.
+// readSealed returns the content of the document NAME in a folder. One that is missing, damaged or
+// copied from elsewhere is fs.ErrNotExist.
 func readSealed(dir, name string, limit int64) ([]byte, error) {
 	b, err := readSmall(filepath.Join(dir, name), limit+int64(sealBytes))
 	if err != nil {
@@ -73,21 +75,23 @@ func (c *Cache) writeSealed(dir, name string, content []byte, sync bool) error {
 
 // fileName turns any name into one that can be a file's.
 func fileName(prefix, name string) string {
-	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" || len(name) > 100 || strings.HasSuffix(name, ".tmp") {
+	const plain = "abcdefghijklmnopqrstuvwxyz0123456789-_."
+	if name == "" || len(name) > 100 || strings.Trim(name, plain) != "" || strings.HasSuffix(name, ".tmp") {
 		name = fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
 	}
 	return prefix + name
 }
 
-// RecordPath is where the record with a name lies, or would lie: for records that are appended to, which Record does not read.
-// The file is evicted with the entry, and after a power failure may be old, cut off or empty, so it has to carry its own checks.
-// Temporary files beside it that are named like it with .*.tmp appended are swept when nobody has the entry open.
+// RecordPath is where the record with a name lies, or would lie: for records that are appended to,
+// which Record does not read. The file is evicted with the entry, and after a power failure may be
+// old, cut off or empty, so it has to carry its own checks. Temporary files beside it that are
+// named like it with .*.tmp appended are swept when nobody has the entry open.
 func (e *Entry) RecordPath(name string) string {
 	return filepath.Join(e.dir, fileName(recordPrefix, name))
 }
 
-// Record returns the bytes that SetRecord stored under a name. What is missing, or is not exactly what was stored under this name
-// in this entry, is fs.ErrNotExist.
+// Record returns the bytes that SetRecord stored under a name. A record that is missing, or differs
+// in any bit from the one stored under this name in this entry, is fs.ErrNotExist.
 func (e *Entry) Record(name string) ([]byte, error) {
 	b, err := readSealed(e.dir, fileName(recordPrefix, name), maxRecord)
 	if err != nil {
@@ -96,8 +100,8 @@ func (e *Entry) Record(name string) ([]byte, error) {
 	return b, nil
 }
 
-// SetRecord stores a record of at most 256 MiB: wholly or not at all, and so that a power failure does not tear it. It fails with
-// ErrFull if there is no room.
+// SetRecord stores a record of at most 256 MiB: wholly or not at all, and so that a power failure
+// does not tear it. It fails with ErrFull if there is no room.
 func (e *Entry) SetRecord(name string, data []byte) error {
 	if len(data) > maxRecord {
 		return fmt.Errorf("write record %s of %s: %d bytes, want at most %d", name, e.name, len(data), maxRecord)
@@ -108,7 +112,8 @@ func (e *Entry) SetRecord(name string, data []byte) error {
 	return nil
 }
 
-// RemoveRecord removes a record, also one that was appended to at RecordPath. It is no error if there is none.
+// RemoveRecord removes a record, also one that was appended to at RecordPath. It is no error if
+// there is none.
 func (e *Entry) RemoveRecord(name string) error {
 	path := e.RecordPath(name)
 	freed := diskBytes(path)

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// damages are what can become of a file. elsewhere is a file outside the cache, with the file's old content.
+// damages are the things that can happen to a file. elsewhere is a file outside the cache, with the
+// file's old content.
 var damages = []struct {
 	name string
 	do   func(path, elsewhere string) error
@@ -59,8 +60,8 @@ var damages = []struct {
 	}},
 }
 
-// Whatever becomes of any file of an entry, while it is closed or open: the right bytes are read, the entry can be filled and
-// verified, another open of it too, and nothing outside is touched.
+// Any file of an entry suffers any damage, while it is closed or open: the right bytes are read,
+// the entry can be filled and verified, another open of it too, and nothing outside is touched.
 func TestEveryFileDamaged(t *testing.T) {
 	data := imageBytes(testRand(t), 3*span64+777)
 	copy(data[span64:], dense(4, span64))
@@ -151,7 +152,8 @@ func testDamage(t *testing.T, data []byte, name string, do func(path, elsewhere 
 	}
 }
 
-// In the place of an entry's folder, of a shelf's, or of any of the cache's own, lies something else.
+// In the place of an entry's folder, of a shelf's, or of any of the cache's own, lies something
+// else.
 func TestFoldersReplaced(t *testing.T) {
 	data := image64(t, 3)
 	for _, name := range []string{"entry", "shelf", "files", "shelves", "scratch", "trash"} {
@@ -212,12 +214,13 @@ func TestFoldersReplaced(t *testing.T) {
 	}
 }
 
-// A page that is lost each time it was kept costs a bounded number of tries, and the bytes are served or the read fails.
+// A page that is lost each time it was kept costs a bounded number of tries, and the bytes are
+// served or the read fails.
 func TestNoProgressEnds(t *testing.T) {
 	data := dense(6, 4*span64)
 	src := evenSpans(data, span64)
 	f := openFile(t, openCache(t, t.TempDir()), "k", src)
-	lose := func() { // after each span, whatever was kept is destroyed
+	lose := func() { // after each span, all that was kept is destroyed
 		if _, err := f.data.WriteAt(make([]byte, len(data)), 0); err != nil {
 			t.Error(err)
 		}

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Scratch is a temporary file in the cache's folder. It counts against the limit for all processes. It goes with Close, or with
-// the next sweep if its process is killed. All methods may be called in parallel, but for Close.
+// A Scratch is a temporary file in the cache's folder. It counts against the limit for all
+// processes. It goes with Close, or with the next sweep if its process is killed. All methods may
+// be called in parallel, but for Close.
 type Scratch struct {
 	ledger *ledger
 	file   *os.File
@@ -31,7 +32,8 @@ func (c *Cache) Scratch() (*Scratch, error) {
 	return &Scratch{ledger: &c.ledger, file: f}, nil
 }
 
-// ReadAt is io.ReaderAt. Bytes that were never written, or punched, before the end of those written are zeros.
+// ReadAt is io.ReaderAt. Bytes that were never written, or punched, before the end of those written
+// are zeros.
 func (s *Scratch) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
 
 // WriteAt is io.WriterAt. It fails with ErrFull if there is no room.
@@ -43,7 +45,8 @@ func (s *Scratch) WriteAt(p []byte, off int64) (int, error) {
 	return n, asFull(err)
 }
 
-// Punch frees the space of the bytes [off, off+n); where part of a block is kept, its bytes become zeros only.
+// Punch frees the space of the bytes [off, off+n); where part of a block is kept, its bytes become
+// zeros only.
 func (s *Scratch) Punch(off, n int64) {
 	if n <= 0 {
 		return

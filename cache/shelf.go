@@ -19,8 +19,8 @@ const (
 	maxDocBytes = 64 << 20 // and their bytes on the disk; beyond either, the least recently used go
 )
 
-// A Shelf keeps small documents that belong to no entry, such as a registry's answers. It holds at most 1024 of them and 64 MiB;
-// the least recently used go first.
+// A Shelf keeps small documents that belong to no entry, such as a registry's answers. It holds at
+// most 1024 of them and 64 MiB; the least recently used go first.
 type Shelf struct {
 	cache *Cache
 	dir   string
@@ -33,7 +33,7 @@ func (c *Cache) Shelf(name string) *Shelf {
 	return &Shelf{cache: c, dir: filepath.Join(c.shelves(), fileName("", name))}
 }
 
-// Get returns a document. What is missing or damaged is fs.ErrNotExist.
+// Get returns a document. One that is missing or damaged is fs.ErrNotExist.
 func (s *Shelf) Get(name string) ([]byte, error) {
 	file := fileName(docPrefix, name)
 	var st unix.Stat_t
@@ -48,7 +48,8 @@ func (s *Shelf) Get(name string) ([]byte, error) {
 	return b, nil
 }
 
-// Put stores a document of at most 16 MiB: wholly or not at all. It fails with ErrFull if there is no room.
+// Put stores a document of at most 16 MiB: wholly or not at all. It fails with ErrFull if there is
+// no room.
 func (s *Shelf) Put(name string, data []byte) error {
 	if len(data) > maxDoc {
 		return fmt.Errorf("keep document %s: %d bytes, want at most %d", name, len(data), maxDoc)
@@ -89,8 +90,8 @@ func (s *Shelf) documents() (all []document) {
 	return all
 }
 
-// trim removes the least recently used documents until there are at most so many, of so many bytes on the disk, all used since a
-// time. It returns the bytes freed.
+// trim removes the least recently used documents until there are at most so many, of so many bytes
+// on the disk, all used since a time. It returns the bytes freed.
 func (s *Shelf) trim(count int, bytes int64, since time.Time) (freed int64) {
 	all := s.documents()
 	var sum int64

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// fakeSource is a stream in memory with any layout of spans. Decoding can begin at entries, and wherever a walk has come to.
+// fakeSource is a stream in memory with any layout of spans. Decoding can begin at entries, and
+// wherever a walk has come to.
 type fakeSource struct {
 	data    []byte
 	bounds  []int64 // where spans begin, and the end
@@ -111,7 +112,7 @@ func (s *fakeSource) ReadSpans(ctx context.Context, start, end int64, keep func(
 		buf = append(buf[:0], s.data[a:b]...)
 		err := keep(a, buf)
 		for j := range buf[:min(len(buf), 64)] {
-			buf[j] ^= 0xEE // whoever held on to it sees that
+			buf[j] ^= 0xEE // seen if somebody held on to it
 		}
 		if err != nil {
 			return err

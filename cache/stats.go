@@ -2,9 +2,9 @@ package cache
 
 import "sync/atomic"
 
-// Stats counts what a File did since it was opened.
+// Stats are counts of a File since it was opened.
 type Stats struct {
-	Hits     int64 // reads served from what was kept
+	Hits     int64 // reads served from kept bytes
 	Misses   int64 // reads that had to fetch or to wait
 	Fetches  int64 // calls of ReadSpans
 	Spans    int64 // spans that these calls handed over
@@ -23,6 +23,6 @@ func (f *File) Stats() Stats {
 	c := &f.stats
 	return Stats{
 		Hits: c.hits.Load(), Misses: c.misses.Load(), Fetches: c.fetches.Load(), Spans: c.spans.Load(),
-		Decoded: c.decoded.Load(), Kept: c.kept.Load(), Waits: c.waits.Load(), Failures: f.failed.Load(),
+		Decoded: c.decoded.Load(), Kept: c.kept.Load(), Waits: c.waits.Load(), Failures: f.failures.Load(),
 	}
 }

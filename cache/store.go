@@ -11,17 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A store is the pages of one entry: data, table and edges. It knows nothing of sources, spans or flights.
+// A store is the pages of one entry: data, table and edges. It knows nothing of sources, spans or
+// flights.
 type store struct {
-	dir    string
-	salt   salt
-	data   *os.File
-	edges  *os.File
-	table  table
-	ledger *ledger
-	size   atomic.Int64 // -1: not known
-	edgeMu sync.Mutex
-	failed atomic.Int64 // pages found not to match their word
+	dir      string
+	salt     salt
+	data     *os.File
+	edges    *os.File
+	table    table
+	ledger   *ledger
+	size     atomic.Int64 // -1: not known
+	edgeMu   sync.Mutex
+	failures atomic.Int64 // pages found not to match their word
 }
 
 func openStore(dir string, size int64, l *ledger) (*store, error) {
@@ -51,8 +52,9 @@ func openStore(dir string, size int64, l *ledger) (*store, error) {
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// fitData gives the data file its final length, known once the size is. Nobody writes beyond the size, so this loses nothing; but
-// a file that was cut off by somebody would not be seen to have been.
+// fitData gives the data file its final length, known once the size is. Nobody writes beyond the
+// size, so this loses nothing; but a file that was cut off by somebody would not be seen to have
+// been.
 func (s *store) fitData() error {
 	fi, err := s.data.Stat()
 	if err != nil || fi.Size() == s.size.Load() {
@@ -107,7 +109,7 @@ func (s *store) bad(page int64, w uint32) {
 	if s.size.Load() < 0 && s.learnSize() {
 		return // perhaps it was the last page, shorter than was known here: to be read again
 	}
-	s.failed.Add(1)
+	s.failures.Add(1)
 	s.noteLoss() // if that fails, this process knows by the count
 	s.table.drop(page/pageSize, w)
 }
@@ -124,8 +126,9 @@ func (s *store) learnSize() bool {
 // maxPut bounds the bytes that are booked and not written yet.
 const maxPut = 512 << 10
 
-// put stores whole pages. off is the start of a page; p ends at the end of a page or of the file. since is the value of forgotten
-// from before p was fetched: what was fetched before all was forgotten is not kept.
+// put stores whole pages. off is the start of a page; p ends at the end of a page or of the file.
+// since is the value of forgotten from before p was fetched: bytes that were fetched before all was
+// forgotten are not kept.
 func (s *store) put(off int64, p []byte, since nonce) (kept int64, err error) {
 	for len(p) > 0 && err == nil {
 		var n int64
@@ -180,7 +183,7 @@ func (s *store) putPart(off int64, p []byte, since nonce) (kept int64, err error
 		}
 		i, k = j, next
 	}
-	if s.forgotten() != since { // meanwhile: the words stored may have come after the table was cleared
+	if s.forgotten() != since { // meanwhile: the words may have come after the table was cleared
 		for i, w := range words {
 			s.table.drop(off/pageSize+int64(i), w)
 		}
@@ -201,7 +204,8 @@ func (s *store) write(p []byte, off int64) error {
 	return err
 }
 
-// hole sees to it that the data file reads as zeros there: after a crash or a damage there may be something else.
+// hole sees to it that the data file reads as zeros there: after a crash or a damage there may be
+// something else.
 func (s *store) hole(off, n int64) error {
 	if s.isHole(off, n) {
 		return nil

@@ -9,7 +9,8 @@ const chunkPages = 256 // 1 MiB, read with one pread
 
 var pageBuffers = sync.Pool{New: func() any { return new([pageSize]byte) }}
 
-// read fills p from off on with what is present and matches its words, and returns how many bytes that were.
+// read fills p from off on with present pages that match their words, and returns how many bytes
+// these gave.
 func (s *store) read(p []byte, off int64) (n int) {
 	for n < len(p) {
 		at := off + int64(n)
@@ -49,7 +50,8 @@ func (s *store) readPart(p []byte, off int64) (n, want int) {
 	return copy(p[:want], buf[at:]), want
 }
 
-// readPages reads whole pages, at most 1 MiB of them. off is the start of a page, p is at least as long as that page.
+// readPages reads whole pages, at most 1 MiB of them. off is the start of a page, p is at least as
+// long as that page.
 func (s *store) readPages(p []byte, off int64) (n, want int) {
 	want = min(len(p), chunkPages*pageSize)
 	if rest := s.limit() - off; int64(want) >= rest {
@@ -76,8 +78,9 @@ func (s *store) readPages(p []byte, off int64) (n, want int) {
 	return want, want
 }
 
-// run returns the length of the first run of pages that are read in one way: zeros, for which it is enough that the file has a hole, where that
-// saves something, or one pread. It is 0 if the first page is absent.
+// run returns the length of the first run of pages that are read in one way: zeros, for which it is
+// enough that the file has a hole, where that saves something, or one pread. It is 0 if the first
+// page is absent.
 func (s *store) run(w []uint32, first int64) (n int, zero bool) {
 	const worth = 16 // pages of zeros for which a pread is divided
 	for n < len(w) && w[n] == s.salt.zero(first+int64(n)) {
@@ -96,7 +99,8 @@ func (s *store) run(w []uint32, first int64) (n int, zero bool) {
 	return n, false
 }
 
-// readChecked reads pages with one pread and returns how many of them, from the first on, match their words.
+// readChecked reads pages with one pread and returns how many of them, from the first on, match
+// their words.
 func (s *store) readChecked(p []byte, off int64, words []uint32) int {
 	ok := s.readData(p, off)
 	for i, w := range words {
@@ -108,7 +112,7 @@ func (s *store) readChecked(p []byte, off int64, words []uint32) int {
 	return len(words)
 }
 
-// readData fills p from the data file; what lies beyond its end reads as zeros. False is a disk error.
+// readData fills p from the data file; bytes beyond its end read as zeros. False is a disk error.
 func (s *store) readData(p []byte, off int64) bool {
 	n, err := s.data.ReadAt(p, off)
 	if err != nil && err != io.EOF {

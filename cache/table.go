@@ -25,8 +25,9 @@ type leaf [leafPages]uint32
 
 type tableNode [leavesPerNode]atomic.Pointer[leaf]
 
-// A table holds the words of all pages. It is mapped shared in leaves, each when it is first needed, so that every process sees
-// what the others store, and so that its cost follows what is present, not a size that may be unknown.
+// A table holds the words of all pages. It is mapped shared in leaves, each when it is first
+// needed, so that every process sees the words that others store, and so that its cost follows the
+// present pages, not a size that may be unknown.
 //
 // close must not run at the same time as any other method.
 type table struct {
@@ -39,7 +40,8 @@ type table struct {
 
 var errTableFault = errors.New("table cannot be read: the file was truncated or its disk fails")
 
-// survive turns a fault in mapped memory into *ok = false. It is deferred with what SetPanicOnFault(true) returned.
+// survive turns a fault in mapped memory into *ok = false. It is deferred with the result of
+// SetPanicOnFault(true).
 func (t *table) survive(old bool, ok *bool) {
 	debug.SetPanicOnFault(old)
 	r := recover()
@@ -127,8 +129,8 @@ func (t *table) dropMapped(w *uint32, wrong uint32) (ok bool) {
 	return atomic.CompareAndSwapUint32(w, wrong, 0)
 }
 
-// clear makes all pages in [first, limit) absent and returns how many bytes of data they may occupy: those of pages whose word is
-// not that of zeros.
+// clear makes all pages in [first, limit) absent and returns how many bytes of data they may
+// occupy: those of pages whose word is not that of zeros.
 func (t *table) clear(first, limit int64, s salt) (freed int64, err error) {
 	for {
 		if first = t.scan(first, limit, true); first >= limit {
@@ -160,7 +162,8 @@ func (t *table) clearMapped(l *leaf, first, end int64, s salt, freed *int64) (ok
 	return true
 }
 
-// scan returns the first page in [first, limit) that is present, or absent, as wanted; limit if there is none.
+// scan returns the first page in [first, limit) that is present, or absent, as wanted; limit if
+// there is none.
 func (t *table) scan(first, limit int64, present bool) int64 {
 	var words [512]uint32
 	for first < limit {
@@ -194,7 +197,8 @@ func (t *table) mapped(i int64) *leaf {
 	return n[i%leavesPerNode].Load()
 }
 
-// open maps leaf i if the file holds any word of it. Else it returns the first page after it of which the file holds words.
+// open maps leaf i if the file holds any word of it. Else it returns the first page after it of
+// which the file holds words.
 func (t *table) open(i int64) (*leaf, int64) {
 	next, err := unix.Seek(int(t.file.Fd()), i*leafBytes, unix.SEEK_DATA)
 	switch {
@@ -213,7 +217,8 @@ func (t *table) open(i int64) (*leaf, int64) {
 	return l, 0
 }
 
-// create maps leaf i, and allocates its space first: a store to a hole of a mapped file on a full disk is a SIGBUS.
+// create maps leaf i, and allocates its space first: a store to a hole of a mapped file on a full
+// disk is a SIGBUS.
 func (t *table) create(i int64) (*leaf, error) {
 	if l := t.mapped(i); l != nil {
 		return l, nil
@@ -231,8 +236,8 @@ func (t *table) create(i int64) (*leaf, error) {
 	return t.mapLeaf(i)
 }
 
-// extend makes the file at least size bytes long, where fallocate is missing. The lock keeps another process, which extends further at
-// the same time, from being undone.
+// extend makes the file at least size bytes long, where fallocate is missing. The lock keeps
+// another process, which extends further at the same time, from being undone.
 func (t *table) extend(size int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotOurs is the error for a folder of the cache that belongs to another user, or that another user may change. Bytes from
-// there would be served as the image's: their checks are kept beside them, so that whoever writes both can forge both.
+// ErrNotOurs is the error for a folder of the cache that belongs to another user, or that another
+// user may change. Bytes from there would be served as the image's: their checks are kept beside
+// them, so that a user who can write both can forge both.
 var ErrNotOurs = errors.New("the folder is not this user's alone")
 
 const (
@@ -20,15 +21,17 @@ const (
 	maxLinks    = 40    // symlinks followed in one path, as the kernel does
 )
 
-// trustFolder checks a folder as sshd's StrictModes does: it has to belong to this user, every folder above it to this user or to
-// root, and nobody else may write to any of them. Folders above it that others may write to are accepted if they are sticky, as
-// /tmp is, because nobody can rename what is in them. Symlinks on the way count as folders. A part that does not exist ends the
-// check: it is made in a folder that passed.
+// trustFolder checks a folder as sshd's StrictModes does: it has to belong to this user, every
+// folder above it to this user or to root, and nobody else may write to any of them. Folders above
+// it that others may write to are accepted if they are sticky, as /tmp is, because nobody can
+// rename another user's files in them. Symlinks on the way count as folders. A part that does not
+// exist ends the check: it is made in a folder that passed.
 func trustFolder(dir string) error {
 	trusted := []uint32{0, uint32(os.Geteuid())}
 	var st unix.Stat_t
 	if err := unix.Lstat("/", &st); err == nil {
-		trusted = append(trusted, st.Uid) // in a user namespace root's folders have another owner, and so has this one
+		// In a user namespace root's folders have another owner, and so has this one.
+		trusted = append(trusted, st.Uid)
 	}
 	at, rest, links := "/", strings.Split(filepath.Clean(dir), "/"), 0
 	for len(rest) > 0 {
@@ -97,8 +100,8 @@ func checkOwner(path string, st unix.Stat_t, trusted []uint32) error {
 		ErrNotOurs, path, st.Uid, os.Geteuid())
 }
 
-// ownFolder makes a folder inside the cache, or checks the one that is there. In the place of a file or of a symlink it makes a
-// folder anew.
+// ownFolder makes a folder inside the cache, or checks the one that is there. In the place of a
+// file or of a symlink it makes a folder anew.
 func ownFolder(path string) error {
 	for range 3 {
 		err := os.Mkdir(path, 0o700)

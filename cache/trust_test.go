@@ -18,7 +18,8 @@ func chown(t *testing.T, path string, uid int) {
 	}
 }
 
-// A folder that somebody else owns or may write to is refused, wherever on its path that is, and so it is behind a symlink.
+// A folder that somebody else owns or may write to is refused, wherever on its path that is, and so
+// it is behind a symlink.
 func TestFoldersOfOthers(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("giving folders to another user takes root")
@@ -48,10 +49,20 @@ func TestFoldersOfOthers(t *testing.T) {
 		{"in a stranger's", func(base, dir string) string { chown(t, base, stranger); return dir }, false},
 		{"to be made in a stranger's", func(base, _ string) string { chown(t, base, stranger); return base + "/new" }, false},
 		{"in one that others may write to", func(base, dir string) string { chmod(base, 0o777); return dir }, false},
-		{"in a sticky one that others may write to", func(base, dir string) string { chmod(base, 0o777|os.ModeSticky); return dir }, true},
+		{"in a sticky one that others may write to", func(base, dir string) string {
+			chmod(base, 0o777|os.ModeSticky)
+			return dir
+		}, true},
 		{"a link to ours", func(base, dir string) string { link(dir, base+"/l"); return base + "/l" }, true},
-		{"a relative link to ours", func(base, dir string) string { link("../base/cache", base+"/l"); return base + "/l" }, true},
-		{"a link to a stranger's", func(base, dir string) string { chown(t, dir, stranger); link(dir, base+"/l"); return base + "/l" }, false},
+		{"a relative link to ours", func(base, _ string) string {
+			link("../base/cache", base+"/l")
+			return base + "/l"
+		}, true},
+		{"a link to a stranger's", func(base, dir string) string {
+			chown(t, dir, stranger)
+			link(dir, base+"/l")
+			return base + "/l"
+		}, false},
 		{"a stranger's link to ours", func(base, dir string) string {
 			link(dir, base+"/l")
 			chown(t, base+"/l", stranger)

@@ -5,13 +5,15 @@ import (
 	"io"
 )
 
-// Spans end anywhere, pages do not. A unit is one span, or several where small spans share a page, cut so that every page belongs to
-// at most two units: if a page has several span boundaries inside it, only the last of them is a unit's. So each unit holds the start
-// or the end of a page that it shares, never a piece from its middle, and that is what edge.go can keep.
+// Spans end anywhere, pages do not. A unit is one span, or several where small spans share a page,
+// cut so that every page belongs to at most two units: if a page has several span boundaries inside
+// it, only the last of them is a unit's. So each unit holds the start or the end of a page that it
+// shares, never a piece from its middle, which edge.go could not keep.
 //
-// Units are only a way to ask for enough. If the source's spans change, what is kept stays right.
+// Units are only a way to ask for enough. If the source's spans change, the bytes kept stay right.
 
-// unitAt returns the unit that holds off. limit is the size, or beyond every offset if that is not known.
+// unitAt returns the unit that holds off. limit is the size, or beyond every offset if that is not
+// known.
 func unitAt(span func(int64) (int64, int64, error), off, limit int64) (start, end int64, err error) {
 	lastOf := func(page int64) int64 { return min(page+pageSize, limit) - 1 }
 	page := pageFloor(off)
@@ -57,14 +59,15 @@ func (f *File) run(off int64) (start, end int64, err error) {
 	return start, end, nil
 }
 
-// atBoundary reports whether a unit begins or ends inside the page of off: then part of the page may be in edges. So may the last page be, whole,
-// for the moment after the size has become known.
+// atBoundary reports whether a unit begins or ends inside the page of off: then part of the page
+// may be in edges. So may the last page be, whole, for the moment after the size has become known.
 func (f *File) atBoundary(off, start, end int64) bool {
 	page := pageFloor(off)
 	return start > page || end < page+pageSize
 }
 
-// known returns how many bytes from off on, in the unit given, are known to be kept, looking no further than the page's end.
+// known returns how many bytes from off on, in the unit given, are known to be kept, looking no
+// further than the page's end.
 func (f *File) known(off, start, end int64) int64 {
 	page := pageFloor(off)
 	if f.table.word(page/pageSize) != 0 {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// layout makes span boundaries of a stream of n bytes: spans of any size, runs of tiny ones, some boundaries on pages.
+// layout makes span boundaries of a stream of n bytes: spans of any size, runs of tiny ones, some
+// boundaries on pages.
 func layout(r *rand.Rand, n int64) []int64 {
 	b := []int64{0}
 	for at := int64(0); at < n; {
@@ -30,7 +31,8 @@ func layout(r *rand.Rand, n int64) []int64 {
 	return b
 }
 
-// Units cover the stream, agree whichever byte is asked for, are unions of spans, and no page belongs to more than two.
+// Units cover the stream, agree whichever byte is asked for, are unions of spans, and no page
+// belongs to more than two.
 func TestUnits(t *testing.T) {
 	r := testRand(t)
 	for range 60 {

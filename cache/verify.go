@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// VerifyResult tells what Verify found in one entry.
+// VerifyResult is the outcome of Verify for one entry.
 type VerifyResult struct {
 	Info
 	Checked int64 // bytes that were present and read
 	Bad     int64 // bytes of pages that did not match their check, and were made absent
 }
 
-// Verify reads all that is present in all entries, also in those that are open, and makes absent what does not match its check. progress
-// may be nil. It stops with ctx.
+// Verify reads all present pages of all entries, also of those that are open, and makes those
+// absent that do not match their check. progress may be nil. It stops with ctx.
 func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) ([]VerifyResult, error) {
 	all, err := c.List()
 	if err != nil {
@@ -46,7 +46,9 @@ func (c *Cache) Verify(ctx context.Context, progress func(done, total int64)) ([
 	return results, nil
 }
 
-func (c *Cache) verifyEntry(ctx context.Context, i Info, progress func(done, total int64)) (bad, checked int64, err error) {
+func (c *Cache) verifyEntry(
+	ctx context.Context, i Info, progress func(done, total int64),
+) (bad, checked int64, err error) {
 	dir := filepath.Join(c.files(), i.ID)
 	lock, err := openLock(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -106,8 +108,9 @@ func (s *store) verify(ctx context.Context, progress func(done, total int64)) (b
 	}
 }
 
-// verifyPages returns how many pages, from the first on, were found to match their words. ok is false if the page after these does not. Unlike
-// read, it makes sure that zeros are zeros in the file.
+// verifyPages returns how many pages, from the first on, were found to match their words. ok is
+// false if the page after these does not. Unlike read, it makes sure that zeros are zeros in the
+// file.
 func (s *store) verifyPages(p []byte, off int64, words []uint32) (good int, ok bool) {
 	for good < len(words) && words[good] == s.salt.zero(off/pageSize+int64(good)) {
 		good++

@@ -7,14 +7,14 @@ import (
 
 // A waiter is a reader that waits for a flight to pass its bytes. The flight copies them to dst.
 type waiter struct {
-	off   int64
-	dst   []byte
-	got   int  // how much of dst will be filled; written by the flight (or under File.mu before it could see the waiter)
-	first bool // its reader started the flight
-	ready chan struct{}
-	err   error // set before ready is closed. nil with got < len(dst): look again
-	mu    sync.Mutex
-	gone  bool // the reader has given up: dst is no longer ours. Guarded by mu
+	off     int64
+	dst     []byte
+	got     int  // bytes of dst that will be filled; written by the flight, at first under File.mu
+	started bool // its reader started the flight
+	ready   chan struct{}
+	err     error // set before ready is closed. nil with got < len(dst): look again
+	mu      sync.Mutex
+	gone    bool // the reader has given up: dst is no longer ours. Guarded by mu
 }
 
 func (w *waiter) end() int64 { return w.off + int64(len(w.dst)) }
@@ -32,10 +32,10 @@ func (w *waiter) finish(err error) {
 	close(w.ready)
 }
 
-// elsewhere is the error for a waiter whose flight failed at a span that it did not wait for.
-type elsewhere struct{ error }
+// elsewhereError is the error for a waiter whose flight failed at a span that it did not wait for.
+type elsewhereError struct{ error }
 
-func (e elsewhere) Unwrap() error { return e.error }
+func (e elsewhereError) Unwrap() error { return e.error }
 
 // await waits for a waiter's bytes, and returns how many it was given; 0 means to look again.
 func (f *File) await(ctx context.Context, w *waiter, fl *flight) (int, error) {
@@ -51,8 +51,8 @@ func (f *File) await(ctx context.Context, w *waiter, fl *flight) (int, error) {
 	}
 }
 
-// deliver tells a flight's waiters that it has come to pos: with the bytes p before pos, or without any if they were found present. carry are
-// those of the bytes that the file does not hold yet.
+// deliver tells a flight's waiters that it has come to pos: with the bytes p before pos, or without
+// any if they were found present. carry are those of the bytes that the file does not hold yet.
 func (f *File) deliver(fl *flight, pos int64, p, carry []byte) {
 	type part struct {
 		w        *waiter
