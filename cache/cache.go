@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,9 @@ type Cache struct {
 	ledger ledger
 	tidied sync.WaitGroup // Open's work in the background
 
-	keepError atomic.Pointer[error] // of the last attempt to keep something; nil if it went well
+	keepError atomic.Pointer[error] // why bytes are not kept at present; nil if they are
+	failedAt  atomic.Int64          // the last time that bytes could not be kept, in ns since 1970
+	calm      time.Duration         // without such a failure, until bytes count as kept again
 }
 
 const tagText = "Signature: 8a477f597d28d172789f06886806bc55\n" +
@@ -50,7 +53,7 @@ func Open(c Config) (*Cache, error) {
 	if err != nil || c.Dir == "" {
 		return nil, fmt.Errorf("open cache %q: the folder's name is empty or unknown: give one with --cache", c.Dir)
 	}
-	k := &Cache{dir: dir, log: c.Log}
+	k := &Cache{dir: dir, log: c.Log, calm: 10 * time.Second}
 	k.ledger.cache, k.ledger.limit, k.ledger.reserve = k, c.Limit, c.Reserve
 	if err := k.makeFolders(); errors.Is(err, ErrNotOurs) {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
@@ -130,14 +133,19 @@ func (c *Cache) sweepAll() {
 
 // cannotKeep notes that something could not be stored, and tells when that begins.
 func (c *Cache) cannotKeep(err error) {
+	c.failedAt.Store(time.Now().UnixNano())
 	if c.keepError.Swap(&err) == nil {
 		c.log.Warn("what is fetched cannot be kept; reads go on without", "cache", c.dir, "cause", err)
 	}
 }
 
-// noteKept notes that bytes were stored.
+// noteKept notes that bytes were stored. A full cache has room for a few bytes, or for zeros, now and
+// then: that does not end it.
 func (c *Cache) noteKept() {
-	if c.keepError.Load() != nil && c.keepError.Swap(nil) != nil {
+	if c.keepError.Load() == nil || time.Since(time.Unix(0, c.failedAt.Load())) < c.calm {
+		return
+	}
+	if c.keepError.Swap(nil) != nil {
 		c.log.Info("what is fetched is kept again", "cache", c.dir)
 	}
 }

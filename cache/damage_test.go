@@ -146,6 +146,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	c.calm = 0
 	data := bytes.Repeat(imageBytes(testRand(t), span64), 40)
 	for i := range data { // no zeros: all of it takes space
 		data[i] |= 1
@@ -174,6 +175,8 @@ func TestDiskFull(t *testing.T) {
 	// A second image finds the disk full when its table is to be mapped: that must not be a SIGBUS.
 	g := openFile(t, c, "k2", evenSpans(data, span64))
 	checkRead(t, g, data, 0, len(data))
+	settle(t, f)
+	settle(t, g)
 	log.Reset()
 
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=16m"); err != nil {

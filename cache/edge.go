@@ -2,6 +2,7 @@ package cache
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"math"
 )
@@ -118,14 +119,17 @@ func (s *store) putEdge(off int64, page *[pageSize]byte, from, to int, since non
 	return 0, s.writeEdge(off, buf, e)
 }
 
-// putLast makes the last page present if its start was kept before the size was known, and turns
-// out to be all of it.
+// putLast makes the last page present if all of it was kept before the size was known, as the start of
+// a longer page. Whenever the size has become known, that may be so.
 func (s *store) putLast() error {
 	n := s.size.Load()
-	if n <= 0 {
+	if n <= 0 || s.table.word((n-1)/pageSize) != 0 {
 		return nil
 	}
 	_, err := s.putEdge(pageFloor(n-1), new([pageSize]byte), 0, 0, s.forgotten())
+	if errors.Is(err, errForgotten) || errors.Is(err, ErrFull) {
+		return nil
+	}
 	return err
 }
 

@@ -45,6 +45,9 @@ func (f *File) fetch(fl *flight) error {
 		if ferr := k.flush(); err == nil && ferr != nil && fl.fill {
 			err = ferr
 		}
+		if lerr := f.putLast(); lerr != nil { // k may have begun it before another found the size
+			f.cache.cannotKeep(lerr)
+		}
 		if err != nil {
 			return fmt.Errorf("fill %s at %d: %w", f.name(), max(start, k.pos), err)
 		}
@@ -197,12 +200,10 @@ func (f *File) takeSize(since nonce) error {
 	if have >= 0 {
 		return errors.Join(f.fitData(), f.noteSize(n), errForgotten)
 	}
-	for _, err := range []error{f.fitData(), f.putLast(), f.noteSize(n)} {
-		if err != nil && !errors.Is(err, errForgotten) {
-			f.cache.cannotKeep(err)
-		}
+	if err := f.fitData(); err != nil {
+		f.cache.cannotKeep(err)
 	}
-	return nil
+	return f.noteSize(n)
 }
 
 // noteSize keeps the size for later. Without, it is found by walking again.

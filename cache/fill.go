@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 	}
 	wg.Wait()
 	j.stop()
-	return context.Cause(ctx)
+	return cmp.Or(context.Cause(ctx), f.putLast())
 }
 
 // Measure walks to the end of a stream whose size is not known, and keeps all of it. Afterwards
@@ -82,7 +83,7 @@ func (f *File) measure(ctx context.Context, progress func(done, total int64)) er
 	outdates, walks := 0, 0
 	for f.size.Load() < 0 {
 		if f.learnSize() {
-			return nil
+			return f.putLast()
 		}
 		if walks > maxWalks {
 			return fmt.Errorf("measure %s: the source walked to its end %d times and tells no size", f.name(), walks)
@@ -275,9 +276,11 @@ func (j *fillJob) fly(ctx context.Context, c claim, tell func(pos int64)) (own b
 	return fresh, err
 }
 
-// unwatched reports whether no reader waits for a flight.
-func (f *File) unwatched(fl *flight) bool {
+// abandon reports whether no reader waits for a flight whose bytes cannot be kept, which then is of
+// no use to anybody. No reader joins it any more.
+func (f *File) abandon(fl *flight) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(fl.waiters) == 0
+	fl.dying = fl.dying || len(fl.waiters) == 0
+	return fl.dying
 }

@@ -15,7 +15,7 @@ type flight struct {
 	walk      bool  // spans do not decode alone: never skip some in the middle
 	force     bool  // fetch also bytes that seem to be present
 	since     nonce // the entry's value of forgotten before anything was fetched
-	fill      bool  // started by Fill or Measure: ends when nothing can be kept and no reader waits
+	fill      bool  // started by Fill or Measure: fails if its last bytes cannot be kept
 	ctx       context.Context
 	cancel    context.CancelFunc
 	done      chan struct{} // closed at the end, after err was set
@@ -27,7 +27,7 @@ type flight struct {
 	waiters  []*waiter
 	watchers []func(pos int64)
 	refs     int  // waiters and fills; one more, which stays, for a reader's flight
-	dying    bool // cancelled because refs fell to 0: not to be joined
+	dying    bool // about to end early, for lack of readers: not to be joined
 }
 
 func (fl *flight) lo() int64 { return fl.pos - int64(len(fl.carry)) }

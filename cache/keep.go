@@ -41,7 +41,7 @@ func (k *keeper) keep(off int64, p []byte) error {
 		k.unlock(k.lockedFrom, lo)
 		k.lockedFrom = lo
 	}
-	if errors.Is(err, errForgotten) || err != nil && k.fl.fill && k.f.unwatched(k.fl) {
+	if errors.Is(err, errForgotten) || err != nil && k.f.abandon(k.fl) {
 		return err
 	}
 	return k.fl.ctx.Err() // after the decoded bytes are kept

@@ -173,15 +173,47 @@ func (m *model) read(r *rand.Rand, f *File) error {
 	return nil
 }
 
+// change puts, drops or forgets bytes, or reads those that are kept.
+func (m *model) change(f *File, op int) error {
+	off := m.r.Int64N(int64(len(m.data)))
+	end := off + m.r.Int64N(int64(len(m.data))-off+1)
+	switch op {
+	case 0:
+		m.note("put %d-%d", off, end)
+		return f.Put(context.Background(), m.data[off:end], off)
+	case 1:
+		m.note("drop %d-%d", off, end)
+		return f.Drop(off, end)
+	case 2:
+		m.note("forget")
+		return f.Forget()
+	}
+	m.note("read kept %d-%d", off, end)
+	p := make([]byte, end-off)
+	if n := f.ReadKept(p, off); !bytes.Equal(p[:n], m.data[off:off+int64(n)]) {
+		return fmt.Errorf("read kept %d at %d: wrong bytes", n, off)
+	}
+	return nil
+}
+
 func (m *model) step() {
 	var err error
-	switch op := m.r.IntN(20); {
+	switch op := m.r.IntN(24); {
+	case op >= 20:
+		err = m.change(m.f[m.r.IntN(2)], op-20)
 	case op < 8:
 		err = m.read(m.r, m.f[m.r.IntN(2)])
 		m.note("read")
 	case op < 12: // several at once
 		errs := make([]error, 4)
 		var wg sync.WaitGroup
+		if m.r.IntN(4) == 0 {
+			f, op := m.f[m.r.IntN(2)], m.r.IntN(4)
+			m.note("at the same time:")
+			if err = m.change(f, op); err != nil {
+				break
+			}
+		}
 		for i := range errs {
 			r, f := rand.New(rand.NewPCG(m.r.Uint64(), 3)), m.f[i%2]
 			wg.Go(func() {

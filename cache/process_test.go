@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,9 +92,10 @@ func child(args []string) error {
 	if err != nil {
 		return err
 	}
-	errs := make([]error, 4)
+	errs := make([]error, 5)
 	var wg sync.WaitGroup
-	for i := range errs {
+	wg.Go(func() { errs[4] = childKeeps(c, e, seed) })
+	for i := range errs[:4] {
 		r := rand.New(rand.NewPCG(seed, uint64(i)))
 		wg.Go(func() {
 			for n := 0; n < reads && errs[i] == nil; n++ {
@@ -114,6 +116,34 @@ func child(args []string) error {
 		return fmt.Errorf("after the fill: %v, or wrong bytes", err)
 	}
 	return errors.Join(e.Close(), c.Close())
+}
+
+// childKeeps uses a record, a document and a temporary file, which the other processes use too.
+func childKeeps(c *Cache, e *Entry, seed uint64) error {
+	s, err := c.Scratch()
+	if err != nil {
+		return err
+	}
+	content := dense(seed, 100_000)
+	for range 30 {
+		if _, err := s.WriteAt(content, 0); err != nil {
+			return err
+		}
+		err := errors.Join(e.SetRecord("r", content), c.Shelf("s").Put("d", content))
+		if err != nil {
+			return err
+		}
+		for _, get := range []func() ([]byte, error){
+			func() ([]byte, error) { return e.Record("r") },
+			func() ([]byte, error) { return c.Shelf("s").Get("d") },
+		} {
+			b, err := get()
+			if err != nil || len(b) != len(content) {
+				return fmt.Errorf("%d bytes of a record, %v; want %d", len(b), err, len(content))
+			}
+		}
+	}
+	return s.Close()
 }
 
 func childRead(r *rand.Rand, f *File, data []byte) error {
@@ -216,6 +246,12 @@ func TestProcessesKilled(t *testing.T) {
 				}
 				if res[0].Bad != 0 || !res[0].Complete() || res[0].Checked != res[0].Size {
 					t.Fatalf("round %d: %+v", round, res[0])
+				}
+				if r, err := c.Prune(PruneOptions{All: true}); err != nil || r.Left != 0 {
+					t.Errorf("left by killed processes: %+v, %v", r, err)
+				}
+				if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) != 0 {
+					t.Errorf("left by killed processes: %v", left)
 				}
 			}
 		})

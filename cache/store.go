@@ -41,7 +41,7 @@ func openStore(dir string, size int64, l *ledger) (*store, error) {
 	}
 	s.data, s.table.file, s.edges = open("data"), open("table"), open("edges")
 	if err == nil && size >= 0 {
-		err = s.fitData()
+		err = errors.Join(s.fitData(), s.putLast())
 	}
 	if err != nil {
 		s.close()
