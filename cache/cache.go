@@ -123,6 +123,9 @@ func (c *Cache) sweepAll() {
 	if names, err := os.ReadDir(c.files()); err == nil {
 		for _, n := range names {
 			dir := filepath.Join(c.files(), n.Name())
+			if !isEntry(n) {
+				continue
+			}
 			sweep(dir, false)
 			if left, _ := filepath.Glob(filepath.Join(dir, recordPrefix+"*.tmp")); len(left) > 0 {
 				c.remove(n.Name(), false) // sweeps if nobody has the entry open

@@ -67,10 +67,10 @@ func FuzzEntry(f *testing.F) {
 	}
 	clear(image[2*pageSize : 3*pageSize])
 	words := make([]byte, 24)
-	f.Add([]byte(nil), []byte(nil), []byte(nil), []byte(nil))
-	f.Add(image, words, make([]byte, 96), []byte("{}"))
-	f.Add(image[:100], bytes.Repeat([]byte{0x89, 0x41, 0xf9, 0x98}, 6), []byte("x"), []byte(nil))
-	f.Fuzz(func(t *testing.T, data, table, edges, metaJSON []byte) {
+	f.Add([]byte(nil), []byte(nil), []byte(nil), []byte(nil), []byte(nil))
+	f.Add(image, words, make([]byte, 96), []byte("{}"), make([]byte, epochBytes))
+	f.Add(image[:100], bytes.Repeat([]byte{0x89, 0x41, 0xf9, 0x98}, 6), []byte("x"), []byte(nil), []byte("short"))
+	f.Fuzz(func(t *testing.T, data, table, edges, metaJSON, epoch []byte) {
 		c, err := Open(Config{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
@@ -81,7 +81,8 @@ func FuzzEntry(f *testing.F) {
 			t.Fatal(err)
 		}
 		e.Close()
-		for name, b := range map[string][]byte{"data": data, "table": table, "edges": edges, "meta.json": metaJSON} {
+		files := map[string][]byte{"data": data, "table": table, "edges": edges, "meta.json": metaJSON, "epoch": epoch}
+		for name, b := range files {
 			if err := os.WriteFile(filepath.Join(e.dir, name), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -109,6 +110,40 @@ func FuzzEntry(f *testing.F) {
 		settle(t, file)
 		if !file.Complete() {
 			t.Fatal("not complete after all was read")
+		}
+	})
+}
+
+// No bytes but those that seal made for a place are taken for a document of it.
+func FuzzUnseal(f *testing.F) {
+	good := append(seal("entry/rec-a", []byte("content")), "content"...)
+	f.Add("entry/rec-a", good)
+	f.Add("entry/rec-b", good)
+	f.Add("entry/rec-a", good[:sealBytes])
+	f.Add("", []byte(nil))
+	f.Fuzz(func(t *testing.T, place string, b []byte) {
+		content, ok := unseal(place, b)
+		if ok && !bytes.Equal(b, append(seal(place, content), content...)) {
+			t.Fatalf("%q was taken for a document of %q", b, place)
+		}
+		sealed := append(seal(place, b), b...)
+		if got, ok := unseal(place, sealed); !ok || !bytes.Equal(got, b) {
+			t.Fatalf("%q is not read back", b)
+		}
+		if _, ok := unseal(place+"x", sealed); ok {
+			t.Fatal("a document of another place was taken")
+		}
+	})
+}
+
+// No bytes but a balance's are taken for one, and none that is negative.
+func FuzzBalance(f *testing.F) {
+	f.Add(balance{5, 3}.marshal())
+	f.Add(balance{-5, 3}.marshal())
+	f.Add(make([]byte, ledgerBytes))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		if b, ok := parseBalance(p); ok && (!bytes.Equal(b.marshal(), p) || b.used < 0 || b.sinceCount < 0) {
+			t.Fatalf("%x was taken for %+v", p, b)
 		}
 	})
 }

@@ -41,7 +41,7 @@ func (c *Cache) list(present bool) ([]Info, error) {
 	}
 	var all []Info
 	for _, n := range names {
-		if !isID(n.Name()) {
+		if !isEntry(n) {
 			continue
 		}
 		if i, ok := c.info(n.Name(), present); ok {
@@ -57,8 +57,9 @@ func (c *Cache) list(present bool) ([]Info, error) {
 	return all, nil
 }
 
-func isID(name string) bool {
-	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
+// isEntry reports whether a name in the folder of entries is one's. A symlink never is.
+func isEntry(n os.DirEntry) bool {
+	return n.IsDir() && len(n.Name()) == 64 && strings.Trim(n.Name(), "0123456789abcdef") == ""
 }
 
 func (c *Cache) info(id string, present bool) (Info, bool) {

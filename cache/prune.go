@@ -112,7 +112,7 @@ func (c *Cache) pruneShelves(o PruneOptions, left int64) (freed int64) {
 func (c *Cache) removeStrays() error {
 	var errs []error
 	for dir, isOurs := range map[string]func(os.DirEntry) bool{
-		c.files():     func(n os.DirEntry) bool { return n.IsDir() && isID(n.Name()) },
+		c.files():     isEntry,
 		c.shelves():   func(n os.DirEntry) bool { return n.IsDir() },
 		c.scratches(): isTemporary,
 	} {

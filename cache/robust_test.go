@@ -156,10 +156,16 @@ func testDamage(t *testing.T, data []byte, name string, do func(path, elsewhere 
 // else.
 func TestFoldersReplaced(t *testing.T) {
 	data := image64(t, 3)
+	outside := t.TempDir()
+	for _, name := range []string{"tmp-x", "rec-x.1.tmp", "doc-x"} {
+		if err := os.WriteFile(filepath.Join(outside, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, name := range []string{"entry", "shelf", "files", "shelves", "scratch", "trash"} {
 		for kind, put := range map[string]func(path string) error{
 			"file":     func(path string) error { return os.WriteFile(path, []byte("x"), 0o600) },
-			"symlink":  func(path string) error { return os.Symlink(os.TempDir(), path) },
+			"symlink":  func(path string) error { return os.Symlink(outside, path) },
 			"dangling": func(path string) error { return os.Symlink("/nowhere/at/all", path) },
 			"nothing":  func(string) error { return nil },
 		} {
@@ -209,6 +215,9 @@ func TestFoldersReplaced(t *testing.T) {
 			}
 			if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) != 0 {
 				t.Errorf("%s, %s: left %v", name, kind, left)
+			}
+			if left, _ := filepath.Glob(filepath.Join(outside, "*")); len(left) != 3 {
+				t.Fatalf("%s, %s: outside there are %v, want three files as before", name, kind, left)
 			}
 		}
 	}

@@ -117,7 +117,7 @@ func (c *Cache) eachShelf(f func(s *Shelf)) {
 		return
 	}
 	for _, n := range names {
-		if n.Type()&fs.ModeSymlink == 0 {
+		if n.IsDir() {
 			f(&Shelf{cache: c, dir: filepath.Join(c.shelves(), n.Name())})
 		}
 	}
