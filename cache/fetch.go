@@ -187,6 +187,9 @@ func (f *File) takeSize(since nonce) error {
 	if n == have {
 		return f.noteSize(n)
 	}
+	if m, err := readMeta(f.dir); have >= 0 && err == nil && m.Size == n && f.size.CompareAndSwap(have, n) {
+		return f.fitData() // another File has mended it, and forgotten the bytes
+	}
 	if have >= 0 {
 		f.cache.log.Warn("the size kept of an image was wrong: all of it is fetched anew",
 			"image", f.name(), "kept", have, "size", n)

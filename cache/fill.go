@@ -36,6 +36,29 @@ func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 	if off < 0 || off > end {
 		return fmt.Errorf("fill %s: the range %d-%d is none", f.name(), off, end)
 	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Piece <= 0 {
+		o.Piece = 8 << 20
+	}
+	for tries := 0; ; tries++ {
+		since, size := f.forgotten(), f.size.Load()
+		if err := f.fillOnce(ctx, off, end, o); err != nil {
+			return err
+		}
+		// Bytes that were kept already may be gone, or the file be longer than it seemed.
+		same := f.forgotten() == since && (size < 0 || f.size.Load() == size)
+		if at, err := f.missing(off, min(end, f.limit())); err != nil || same || at >= min(end, f.limit()) {
+			return err
+		}
+		if tries >= maxOutdated {
+			return fmt.Errorf("fill %s: %w, %d times", f.name(), errForgotten, tries+1)
+		}
+	}
+}
+
+func (f *File) fillOnce(ctx context.Context, off, end int64, o FillOptions) error {
 	if f.size.Load() < 0 && end == math.MaxInt64 {
 		if err := f.measure(ctx, o.Progress); err != nil {
 			return err
@@ -43,12 +66,6 @@ func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 	}
 	if n := f.size.Load(); n >= 0 {
 		end = min(end, n)
-	}
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if o.Piece <= 0 {
-		o.Piece = 8 << 20
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -221,6 +238,7 @@ func (j *fillJob) fetch(ctx context.Context, from, to int64, tell func(int64)) e
 	walks, looks, outdates := 0, 0, 0
 	last, furthest := int64(-1), int64(-1)
 	for ; ; looks++ {
+		to = min(to, j.f.limit()) // the size may have become known, or another
 		at, err := j.f.missing(from, to)
 		if err != nil || at >= to {
 			return err
