@@ -122,10 +122,10 @@ func (c *Cache) sweepAll() {
 	c.eachShelf(func(s *Shelf) { sweep(s.dir, false) })
 	if names, err := os.ReadDir(c.files()); err == nil {
 		for _, n := range names {
-			dir := filepath.Join(c.files(), n.Name())
 			if !isEntry(n) {
 				continue
 			}
+			dir := filepath.Join(c.files(), n.Name())
 			sweep(dir, false)
 			if left, _ := filepath.Glob(filepath.Join(dir, recordPrefix+"*.tmp")); len(left) > 0 {
 				c.remove(n.Name(), false) // sweeps if nobody has the entry open

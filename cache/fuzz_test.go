@@ -12,7 +12,7 @@ import (
 func FuzzMeta(f *testing.F) {
 	m := meta{Version: formatVersion, Key: "sha256:00", Name: "docker://x/y:1", Size: 12345}
 	m.Created = time.Unix(1e9, 0).UTC()
-	good, err := m.marshal()
+	good, err := m.marshal("id")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -21,14 +21,14 @@ func FuzzMeta(f *testing.F) {
 	f.Add([]byte(`{"version":1,"size":-2}`))
 	f.Add([]byte(`{"version":1,"size":99999999999999999999}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := parseMeta(b)
+		m, err := parseMeta(b, "id")
 		if err != nil {
 			return
 		}
 		if m.Size < -1 || m.Size > maxSize || m.Version != formatVersion {
 			t.Fatalf("accepted %+v", m)
 		}
-		if _, err := m.marshal(); err != nil {
+		if _, err := m.marshal("id"); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -37,22 +37,25 @@ func FuzzMeta(f *testing.F) {
 // No byte of meta.json can be changed, and no end be cut off, so that another size is believed.
 func TestMetaFlips(t *testing.T) {
 	m := meta{Version: formatVersion, Key: "k", Name: "n", Size: 12345, Created: time.Unix(1e9, 0).UTC()}
-	good, err := m.marshal()
+	good, err := m.marshal("id")
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Check = string(good[len(good)-10 : len(good)-2])
-	if got, err := parseMeta(good); err != nil || got != m {
+	if got, err := parseMeta(good, "id"); err != nil || got != m {
 		t.Fatal(got, err)
 	}
+	if got, err := parseMeta(good, "other"); err == nil {
+		t.Errorf("another entry's was taken: %+v", got)
+	}
 	for i := range good {
-		if got, err := parseMeta(good[:i]); err == nil {
+		if got, err := parseMeta(good[:i], "id"); err == nil {
 			t.Errorf("cut off at %d: %+v", i, got)
 		}
 		for bit := range 8 {
 			bad := bytes.Clone(good)
 			bad[i] ^= 1 << bit
-			if got, err := parseMeta(bad); err == nil && got.Size != m.Size {
+			if got, err := parseMeta(bad, "id"); err == nil && got.Size != m.Size {
 				t.Errorf("bit %d of byte %d flipped: %+v", bit, i, got)
 			}
 		}

@@ -17,7 +17,7 @@ type keeper struct {
 
 	page     [pageSize]byte // the page that pos lies in, known in [from, to)
 	from, to int
-	failed   error // the last attempt to store
+	failed   error // error of the last attempt to store
 }
 
 func (k *keeper) keep(off int64, p []byte) error {
@@ -28,6 +28,9 @@ func (k *keeper) keep(off int64, p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	if k.f.forgotten() != k.since {
+		return errForgotten // before these bytes reach any reader
+	}
 	if off != k.pos {
 		k.flush()
 	}
@@ -35,13 +38,15 @@ func (k *keeper) keep(off int64, p []byte) error {
 	k.pos = off + int64(len(p))
 	k.f.stats.spans.Add(1)
 	k.f.stats.decoded.Add(int64(len(p)))
-	k.note(kept, err)
+	if k.note(kept, err); errors.Is(err, errForgotten) {
+		return err
+	}
 	k.f.deliver(k.fl, k.pos, p, k.page[k.from:k.to])
 	if lo := k.pos - int64(k.to-k.from); lo > k.lockedFrom && lo < k.fl.end {
 		k.unlock(k.lockedFrom, lo)
 		k.lockedFrom = lo
 	}
-	if errors.Is(err, errForgotten) || err != nil && k.f.abandon(k.fl) {
+	if err != nil && k.f.abandon(k.fl) {
 		return err
 	}
 	return k.fl.ctx.Err() // after the decoded bytes are kept

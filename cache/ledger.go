@@ -31,7 +31,7 @@ var ErrFull = errors.New("the cache is full")
 type ledger struct {
 	cache   *Cache
 	limit   int64 // 0: none
-	reserve int64 // bytes of the file system that stay free; < 0: its default
+	reserve int64 // bytes of the file system that stay free; 0: the default, < 0: none
 	credit  atomic.Int64
 
 	mu sync.Mutex // one booking at a time

@@ -23,27 +23,28 @@ type meta struct {
 	Name    string    `json:"name"`
 	Size    int64     `json:"size"` // -1: not known yet
 	Created time.Time `json:"created"`
-	Check   string    `json:"crc32c"` // of this object with an empty crc32c
+	Check   string    `json:"crc32c"` // of the ID and of this object with an empty crc32c
 }
 
-func (m meta) marshal() ([]byte, error) {
+// marshal makes the meta.json of the entry with an ID: another entry's is not believed.
+func (m meta) marshal(id string) ([]byte, error) {
 	m.Check = ""
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	m.Check = fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli))
+	m.Check = fmt.Sprintf("%08x", crc32.Update(crc32.Checksum([]byte(id), castagnoli), castagnoli, b))
 	return json.Marshal(m)
 }
 
 var errBadMeta = errors.New("not a cache entry's meta.json, or damaged")
 
-func parseMeta(b []byte) (meta, error) {
+func parseMeta(b []byte, id string) (meta, error) {
 	var m meta
 	if err := json.Unmarshal(b, &m); err != nil {
 		return meta{}, fmt.Errorf("%w: %w", errBadMeta, err)
 	}
-	again, err := m.marshal()
+	again, err := m.marshal(id)
 	if err != nil {
 		return meta{}, fmt.Errorf("%w: %w", errBadMeta, err)
 	}
@@ -61,11 +62,11 @@ func readMeta(dir string) (meta, error) {
 	if err != nil {
 		return meta{}, err
 	}
-	return parseMeta(b)
+	return parseMeta(b, filepath.Base(dir))
 }
 
 func (m meta) write(dir string) error {
-	b, err := m.marshal()
+	b, err := m.marshal(filepath.Base(dir))
 	if err != nil {
 		return err
 	}

@@ -145,13 +145,28 @@ func TestForgetDuringFlight(t *testing.T) {
 		errs := make(chan error)
 		go func() { errs <- f.ReadAt(context.Background(), got[5*span64:], 5*span64) }()
 		<-g.reached
+		go func() { errs <- f.ReadAt(context.Background(), got[4*span64:4*span64+10], 4*span64) }()
+		until(t, "two wait", func() bool { return f.waiting() == 2 })
 		if err := by.Forget(); err != nil {
 			t.Fatal(err)
 		}
-		copy(src.data, fresh)
+		handed := make(chan struct{})
+		src.before = func(_ context.Context, i int) error { // of the second flight
+			if i == 4 {
+				copy(src.data, fresh)
+				close(handed)
+			}
+			return nil
+		}
 		close(g.open)
-		if err := <-errs; err != nil || !bytes.Equal(got[5*span64:], fresh[5*span64:]) {
-			t.Fatalf("%v, or old bytes", err)
+		<-handed
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(got[5*span64:], fresh[5*span64:]) || !bytes.Equal(got[4*span64:4*span64+10], fresh[:10]) {
+			t.Fatal("a reader got old bytes")
 		}
 		if n := src.decoded[4].Load(); n != 2 {
 			t.Errorf("the span under way was decoded %d times, want 2: it was asked for before", n)

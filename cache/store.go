@@ -184,6 +184,7 @@ func (s *store) putPart(off int64, p []byte, since nonce) (kept int64, err error
 		i, k = j, next
 	}
 	if s.forgotten() != since { // meanwhile: the words may have come after the table was cleared
+		s.noteLoss()
 		for i, w := range words {
 			s.table.drop(off/pageSize+int64(i), w)
 		}
