@@ -90,6 +90,8 @@ func TestLimitOfOpenEntries(t *testing.T) {
 	m := openFile(t, c, "unsized", walk)
 	if err := m.Measure(context.Background(), nil); !errors.Is(err, ErrFull) {
 		t.Errorf("measure: %v, want ErrFull", err)
+	} else if strings.Contains(err.Error(), "\n") {
+		t.Errorf("measure: the cause is told twice: %v", err)
 	}
 	if _, all := walk.most(); all > 10 {
 		t.Errorf("the walk went on for %d spans in a full cache", all)
