@@ -32,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,10 @@ type Span struct {
 	Point      codec.Point
 	After      codec.Point // the Frontier after it
 }
+
+// The sweeps and fuzz targets make thousands of short walks, of up to 1 MiB of buffers each: by default every fourth would start
+// a garbage collection.
+func init() { debug.SetGCPercent(800) }
 
 // Known tells whether a caller can tell err from one of its own: a FormatError or a ChecksumError.
 func Known(err error) bool {

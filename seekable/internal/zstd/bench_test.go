@@ -10,14 +10,16 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 const benchSpan = 16 << 20
 
 // benchData is 64 MiB of program files: the Go toolchain's.
 func benchData(b *testing.B) (data []byte) {
-	root := strings.TrimSpace(string(run(b, "golang-go", nil, "go", "env", "GOROOT")))
+	root := strings.TrimSpace(string(codectest.Pipe(b, nil, "go", "env", "GOROOT")))
 	files, err := filepath.Glob(filepath.Join(root, "pkg/tool/*/*"))
 	if err != nil {
 		b.Fatal(err)
@@ -89,7 +91,7 @@ func Benchmark(b *testing.B) {
 	data := benchData(b)
 	for _, c := range compressors {
 		switch c.name {
-		case "zstd -3", "zstd -14 -T0", "zstd -19", "klauspost default", "frames of 1 MiB", "pzstd":
+		case "zstd -3", "zstd -14 -T0", "zstd -19", "klauspost default", "frames of 100 KiB", "pzstd":
 		default:
 			continue
 		}
