@@ -15,6 +15,7 @@ import (
 	reference "github.com/ulikunitz/xz"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 // decodeFile decodes a file block by block.
@@ -26,6 +27,10 @@ func decodeFile(file []byte) ([]byte, error) {
 	if total > 64<<20 {
 		return nil, fmt.Errorf("%d bytes", total)
 	}
+	return decodeBlocks(file, blocks, total)
+}
+
+func decodeBlocks(file []byte, blocks []Block, total int64) ([]byte, error) {
 	out := make([]byte, total)
 	for _, blk := range blocks {
 		if err := Decode(out[blk.Out:][:blk.OutLen], file[blk.In:][:blk.InLen], blk, codec.Point{}, nil); err != nil {
@@ -35,7 +40,7 @@ func decodeFile(file []byte) ([]byte, error) {
 	return out, nil
 }
 
-// listed is what `xz --list` finds.
+// listed returns the blocks that `xz --list` finds.
 func listed(t *testing.T, file []byte) (blocks []Block) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "file.xz")
@@ -43,7 +48,7 @@ func listed(t *testing.T, file []byte) (blocks []Block) {
 		t.Fatal(err)
 	}
 	checks := map[string]Check{"None": CheckNone, "CRC32": CheckCRC32, "CRC64": CheckCRC64, "SHA-256": CheckSHA256}
-	for line := range strings.Lines(string(run(t, nil, "xz-utils", "xz", "--list", "--robot", "-vv", name))) {
+	for line := range strings.Lines(string(codectest.Pipe(t, nil, "xz", "--list", "--robot", "-vv", name))) {
 		f := strings.Split(strings.TrimSpace(line), "\t")
 		if f[0] != "block" {
 			continue
@@ -58,10 +63,11 @@ func listed(t *testing.T, file []byte) (blocks []Block) {
 }
 
 func TestIndexAgainstXzAndReference(t *testing.T) {
-	data := join(program(t, 100000), text(t, 50000), make([]byte, 70000))
+	corpus := codectest.Corpus(t, codectest.Sizes{Program: 110_000, Disk: 60_000})
+	data := join(corpus["program"][:30_000], codectest.Text(t, 20_000), make([]byte, 20_000))
 	pad := func(n int) []byte { return make([]byte, n) }
 	one := xz(t, data, "-1")
-	many := xz(t, data, "-0", "--block-size=9999", "--check=sha256")
+	many := xz(t, data, "-0", "--block-size=3999", "--check=sha256")
 	empty := xz(t, nil)
 	cases := map[string]struct {
 		file []byte
@@ -70,8 +76,8 @@ func TestIndexAgainstXzAndReference(t *testing.T) {
 		"one block":           {one, data},
 		"no check":            {xz(t, data, "-1", "--check=none"), data},
 		"many blocks":         {many, data},
-		"threads":             {xz(t, data, "-T2", "-0", "--block-size=30000", "--check=crc32"), data},
-		"pixz":                {run(t, data, "pixz", "pixz", "-p", "2", "-f", "0.05", "-0"), data},
+		"threads":             {xz(t, data, "-T2", "-0", "--block-size=10000", "--check=crc32"), data},
+		"pixz":                {codectest.Pipe(t, data, "pixz", "-p", "2", "-f", "0.05", "-0"), data},
 		"empty file":          {empty, nil},
 		"two streams":         {join(one, many), join(data, data)},
 		"padding":             {join(one, pad(4), many, pad(12)), join(data, data)},
@@ -97,15 +103,13 @@ func TestIndexAgainstXzAndReference(t *testing.T) {
 			if fmt.Sprint(blocks) != fmt.Sprint(want) {
 				t.Fatalf("blocks\n%v, xz finds\n%v", blocks, want)
 			}
-			for _, blk := range blocks {
-				checkPoints(t, c.file, blk, c.want[blk.Out:][:blk.OutLen], 50000, 1)
-			}
+			prove(t, c.file, c.want, 15_000)
 		})
 	}
 }
 
 func TestReferenceEncoder(t *testing.T) {
-	data := disk(t, 200000)
+	data := codectest.Corpus(t, codectest.Sizes{Program: 110_000, Disk: 150_000})["disk"]
 	for _, c := range []reference.WriterConfig{
 		{CheckSum: reference.SHA256, BlockSize: 50000},
 		{CheckSum: reference.CRC32, DictCap: 5000},
@@ -122,9 +126,7 @@ func TestReferenceEncoder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, blk := range readIndex(t, b.Bytes()) {
-			checkPoints(t, b.Bytes(), blk, data[blk.Out:][:blk.OutLen], 30000, 2)
-		}
+		prove(t, b.Bytes(), data, 30_000)
 	}
 }
 

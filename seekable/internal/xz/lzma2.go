@@ -86,13 +86,18 @@ func (d *decoder) truncated() error {
 
 // take reads p, or less of it where the input ends.
 func (d *decoder) take(p []byte) (int, error) {
-	n := 0
+	n, empty := 0, 0 // empty: reads in a row that yielded nothing
 	for n < len(p) {
 		k, err := d.src.Read(p[n:])
 		n += k
 		d.off += int64(k)
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if empty++; k > 0 {
+			empty = 0
+		} else if empty == 100 && err == nil {
+			err = io.ErrNoProgress
 		}
 		if err != nil && n < len(p) {
 			return n, fmt.Errorf("read xz block at byte %d: %w", d.blk.In+d.off, err)

@@ -3,7 +3,6 @@ package xz
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 
@@ -41,7 +40,7 @@ func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 	}
 	d := w.d
 	if need := d.reach(); d.out < d.blk.OutLen && int64(at) < need {
-		return 0, codec.Point{}, fmt.Errorf("walk xz block at byte %d: %d bytes of history before the span, want %d", d.blk.In+d.offset(), at, need)
+		return 0, codec.Point{}, d.malformed("%d bytes of history before the span, want %d", at, need)
 	}
 	pt := w.Frontier()
 	if pt.State != nil && at < len(buf) && d.out < d.blk.OutLen {
