@@ -39,6 +39,13 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	tested.Refuses(t, "half a stream", append(bytes.Clone(bz), 'B'), "the input ends in the middle")
 }
 
+// Blocks of 900 kB are announced; the first one ends within its tables.
+func TestClaimsCostNothing(t *testing.T) {
+	bz := seeds(t)["random.bz2"]
+	tested.Claims(t, "stream", []byte("BZh9"), 24<<20)
+	tested.Claims(t, "block", bz[:100], 24<<20)
+}
+
 func TestReaders(t *testing.T) {
 	tested.Readers(t, seeds(t)["streams.bz2"])
 }

@@ -55,6 +55,13 @@ func TestNoMatchIntoTheMemberBefore(t *testing.T) {
 	}
 }
 
+func TestClaimsCostNothing(t *testing.T) {
+	gz := seeds(t)["text-6.gz"]
+	gzipped.Claims(t, "header", append(bytes.Clone(gz[:3]), "\x04\x00\x00\x00\x00\x00\x03\xff\xffx"...), 1<<20)
+	gzipped.Claims(t, "stored block", append(bytes.Clone(gz[:10]), 1, 0xff, 0xff, 0, 0), 1<<20)
+	gzipped.Claims(t, "block", gz[:60], 1<<20)
+}
+
 func TestReaders(t *testing.T) {
 	gzipped.Readers(t, seeds(t)["members.gz"])
 }

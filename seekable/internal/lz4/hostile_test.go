@@ -84,6 +84,21 @@ func TestNoMatchIntoWhatIsBefore(t *testing.T) {
 	}
 }
 
+// Blocks of 4 GiB of Apple's, of 8 MiB in a legacy frame and of 4 MiB in one that says to hold 8 EiB: none is there.
+func TestClaimsCostNothing(t *testing.T) {
+	const size = "\xff\xff\xff\xff"
+	tested.Claims(t, "apple", []byte(appleBlock+size+size+"x"), 1<<20)
+	tested.Claims(t, "apple's plain block", []byte(appleRaw+size+"x"), 1<<20)
+	tested.Claims(t, "legacy", []byte("\x02\x21\x4c\x18\x00\x00\x80\x00x"), 24<<20)
+	tested.Claims(t, "skippable", []byte("\x50\x2a\x4d\x18"+size), 1<<20)
+	var h xxh32
+	h.reset()
+	head := []byte("\x48\x70\xff\xff\xff\xff\xff\xff\xff\x7f")
+	h.write(head)
+	frame := append(append([]byte("\x04\x22\x4d\x18"), head...), byte(h.sum()>>8))
+	tested.Claims(t, "frame", append(frame, "\x00\x00\x40\x00x"...), 12<<20)
+}
+
 func TestReaders(t *testing.T) {
 	tested.Readers(t, seeds(t)["frames.lz4"])
 }

@@ -62,7 +62,7 @@ func checkFrames(t *testing.T, src, want []byte, frames []Frame) {
 }
 
 func TestTable(t *testing.T) {
-	data := disk(t, 3 << 20)
+	data := disk(t, 3<<20)
 	for _, c := range []struct{ size, frames, reads int }{{1 << 20, 3, 1}, {4 << 20, 1, 1}, {400, 7865, 2}} {
 		src := seekTable(c.size)(t, data)
 		b := &memBlob{b: src}
@@ -116,7 +116,7 @@ func TestTablesThatLie(t *testing.T) {
 }
 
 func TestScan(t *testing.T) {
-	data := disk(t, 6 << 20)
+	data := disk(t, 6<<20)
 	many := frames(64<<10, nil, oneShot(zstd.SpeedFastest))(t, data)
 	for _, c := range []struct {
 		name     string
@@ -152,7 +152,7 @@ func TestScan(t *testing.T) {
 
 // A frame whose compressed length a skippable frame in front tells is passed over at once.
 func TestScanHopsWhereLengthsAreTold(t *testing.T) {
-	data := program(t, 2 << 20)
+	data := program(t, 2<<20)
 	var src []byte
 	for d := data; len(d) > 0; d = d[1<<18:] {
 		f := oneShot(zstd.SpeedDefault)(t, d[:1<<18])
@@ -173,7 +173,7 @@ func TestScanHopsWhereLengthsAreTold(t *testing.T) {
 }
 
 func TestSniff(t *testing.T) {
-	data := program(t, 1 << 20)
+	data := program(t, 1<<20)
 	for _, c := range []struct {
 		name string
 		src  []byte
