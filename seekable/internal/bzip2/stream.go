@@ -18,7 +18,8 @@ const (
 	atEnd
 )
 
-// A place in a file. bit counts from the start of the bytes that the methods are given, the first of which is at base in the file.
+// A place in a file. bit counts from the start of the bytes that the methods are given, the first
+// of which is at base in the file.
 type place struct {
 	base  int64
 	bit   int64
@@ -58,8 +59,9 @@ func (p *place) enterBlock(b *block) {
 	p.phase = inBlock
 }
 
-// between goes over what is between blocks: one header, or trailer, or what is after a stream. last tells that nothing comes after in;
-// otherwise in holds at least 16 bytes from the place on.
+// between passes the bytes between two blocks: one header, one trailer, or the zeros after a
+// stream. last tells that nothing comes after in; otherwise in holds at least 16 bytes from the
+// place on.
 func (p *place) between(in []byte, last bool) error {
 	rest := in[min(int64(len(in)), p.used()):]
 	switch p.phase {

@@ -1,30 +1,36 @@
-// Package codectest proves that a codec package (bzip2, deflate, lz4, xz, zstd) keeps the contract of package codec. Only
-// tests import it.
+// Package codectest proves that a codec package (bzip2, deflate, lz4, xz, zstd) keeps the contract
+// of package codec. Only tests import it.
 //
 // # Concept
 //
-// A Codec names the two functions of a package and the bounds that its format sets. Its methods are the proof:
+// A Codec names the two functions of a package and the bounds that its format sets. Its methods are
+// the proof:
 //
-//   - Prove, over streams of real tools: a walk yields the right bytes, every span decodes alone from its Point with only
-//     the window bytes that its marks name, and a walk that goes on from a Frontier finds the same Points.
-//   - TruncatedAnywhere, BitsFlipped, over small files: a stream, a span's input or a State that is cut or damaged gives
-//     the right bytes or an error of a known kind, and a span of a damaged stream decodes alone to the walk's bytes.
+//   - Prove, over streams of real tools: a walk yields the right bytes, every span decodes alone
+//     from its Point with only the window bytes that its marks name, and a walk that goes on from a
+//     Frontier finds the same Points.
+//   - TruncatedAnywhere, BitsFlipped, over small files: a stream, a span's input or a State that is
+//     cut or damaged gives the right bytes or an error of a known kind, and a span of a damaged
+//     stream decodes alone to the walk's bytes.
 //   - Claims: a header that announces much costs no memory.
 //   - Readers, KeepsItsError, WantsTheWindow: the rest of the contract of a Walker.
 //   - FuzzSpans, FuzzDecode: the bodies of fuzz targets.
 //
-// Corpus, Text, Pipe and Seeds make the input. Headers, checksums and messages of one format are tested in its package.
+// Corpus, Text, Pipe and Seeds make the input. Headers, checksums and messages of one format are
+// tested in its package.
 //
 // # Rules
 //
-// A test demands bytes: every call of a codec either fails with a known error or its whole output is compared. Buffers are
-// cleared before they are decoded into, so that bytes of an earlier call cannot pass.
+// A test demands bytes: every call of a codec either fails with a known error or its whole output
+// is compared. Buffers are cleared before they are decoded into, so that bytes of an earlier call
+// cannot pass.
 //
 // # Dangers
 //
-// A State has no checksum of its own, and a span out of the middle of a stream often has none either. Damage there may give
-// wrong bytes without an error; package seekable compares spans with a SHA-256. The sweeps therefore demand bytes of such
-// spans only where the format has a check, and everywhere that nothing panics or writes outside its buffer.
+// A State has no checksum of its own, and a span out of the middle of a stream often has none
+// either. Damage there may give wrong bytes without an error; package seekable compares spans with
+// a SHA-256. The sweeps therefore demand bytes of such spans only where the format has a check, and
+// everywhere that nothing panics or writes outside its buffer.
 package codectest
 
 import (
@@ -62,8 +68,8 @@ type Span struct {
 	After      codec.Point // the Frontier after it
 }
 
-// The sweeps and fuzz targets make thousands of short walks, of up to 1 MiB of buffers each: by default every fourth would start
-// a garbage collection.
+// The sweeps and fuzz targets make thousands of short walks, of up to 1 MiB of buffers each: by
+// default every fourth would start a garbage collection.
 func init() { debug.SetGCPercent(800) }
 
 // Known tells whether a caller can tell err from one of its own: a FormatError or a ChecksumError.
@@ -73,8 +79,9 @@ func Known(err error) bool {
 	return errors.As(err, &f) || errors.As(err, &c)
 }
 
-// WalkAll decodes a stream in spans of size bytes until at least most bytes are out. It returns the output and the spans
-// before the first error. At the end of the stream the error is io.EOF, after most bytes it is nil.
+// WalkAll decodes a stream in spans of size bytes until at least most bytes are out. It returns the
+// output and the spans before the first error. At the end of the stream the error is io.EOF, after
+// most bytes it is nil.
 func (c Codec) WalkAll(r io.Reader, size, most int) (out []byte, spans []Span, err error) {
 	w, err := c.NewWalker(r, codec.Point{}, nil)
 	if err != nil {
@@ -106,7 +113,8 @@ func (c Codec) walkWhole(t *testing.T, name string, stream []byte, size int) ([]
 	return whole, spans
 }
 
-// window returns the window of a Point whose span begins at start: the last bytes before the place where decoding starts.
+// window returns the window of a Point whose span begins at start: the last bytes before the place
+// where decoding starts.
 func (c Codec) window(plain []byte, start int64, at codec.Point) []byte {
 	if c.Window == 0 {
 		return nil
@@ -115,7 +123,8 @@ func (c Codec) window(plain []byte, start int64, at codec.Point) []byte {
 	return plain[max(0, end-int64(c.Window)):end]
 }
 
-// Sparse returns a Point's window of the stream that decodes to plain, with all bytes that are not marked set to fill.
+// Sparse returns a Point's window of the stream that decodes to plain, with all bytes that are not
+// marked set to fill.
 func (c Codec) Sparse(plain []byte, s Span, fill byte) []byte {
 	window := c.window(plain, s.Start, s.Point)
 	w := bytes.Repeat([]byte{fill}, len(window))

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Pipe returns the output of one of Debian's tools over some bytes. A missing tool fails the test and names its package.
+// Pipe returns the output of one of Debian's tools over some bytes. A missing tool fails the test
+// and names its package.
 func Pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 	tb.Helper()
 	if _, err := exec.LookPath(name); err != nil {
@@ -37,8 +38,8 @@ var corpusFile = flag.String("corpus", "", "a file to compress instead of a part
 // Sizes are the lengths, in bytes, of some files of a corpus.
 type Sizes struct{ Program, Disk, Zeros int }
 
-// Corpus returns files to compress, by name: a program of more than 300 kB, an image of a partitioned disk, random bytes, zeros
-// and two small files.
+// Corpus returns files to compress, by name: a program of more than 300 kB, an image of a
+// partitioned disk, random bytes, zeros and two small files.
 func Corpus(tb testing.TB, size Sizes) map[string][]byte {
 	tb.Helper()
 	name := "/proc/self/exe"
@@ -62,8 +63,8 @@ func Corpus(tb testing.TB, size Sizes) map[string][]byte {
 	}
 }
 
-// diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned disk do, among repeated patterns
-// and random bytes.
+// diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned
+// disk do, among repeated patterns and random bytes.
 func diskLike(program []byte, size int) []byte {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	disk := make([]byte, size)

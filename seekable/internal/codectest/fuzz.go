@@ -8,8 +8,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// FuzzSpans walks a hostile stream and decodes each of the first most spans of it alone. It returns the output and the error
-// of the walk, which goes on up to limit bytes and a span.
+// FuzzSpans walks a hostile stream and decodes each of the first most spans of it alone. It returns
+// the output and the error of the walk, which goes on up to limit bytes and a span.
 func (c Codec) FuzzSpans(t *testing.T, stream []byte, size, limit, most int) ([]byte, error) {
 	t.Helper()
 	out, spans, err := c.WalkAll(bytes.NewReader(stream), size, limit)
@@ -20,7 +20,8 @@ func (c Codec) FuzzSpans(t *testing.T, stream []byte, size, limit, most int) ([]
 	return out, err
 }
 
-// Alone decodes spans of a stream that decodes to plain, with the marked bytes of their windows only.
+// Alone decodes spans of a stream that decodes to plain, with the marked bytes of their windows
+// only.
 func (c Codec) Alone(t *testing.T, stream, plain []byte, spans []Span) {
 	t.Helper()
 	for _, s := range spans {
@@ -42,8 +43,9 @@ func (c Codec) Seed(files map[string][]byte, add func(pt codec.Point, src []byte
 	}
 }
 
-// FuzzDecode decodes a hostile span of size bytes, twice if it is accepted, and starts a walk there. It returns the Point, and
-// the error of Decode. A fuzzer cannot tell a nil State from an empty one: both are a natural start.
+// FuzzDecode decodes a hostile span of size bytes, twice if it is accepted, and starts a walk
+// there. It returns the Point, and the error of Decode. A fuzzer cannot tell a nil State from an
+// empty one: both are a natural start.
 func (c Codec) FuzzDecode(t *testing.T, state, src []byte, lead, size int, window []byte) (codec.Point, error) {
 	t.Helper()
 	pt := codec.Point{Lead: lead, InEnd: int64(len(src))}

@@ -17,7 +17,8 @@ const (
 	mostOut  = 1 << 20 // a damaged stream that decodes to more is left there
 )
 
-// sweep returns offsets below n: all of them up to 1,000, and of more the first and last hundreds and 1,000 between.
+// sweep returns offsets below n: all of them up to 1,000, and of more the first and last hundreds
+// and 1,000 between.
 func sweep(n int) (offsets []int) {
 	step := 1 + n*Sparing/1000
 	for i := 0; i < n; i++ {
@@ -28,8 +29,8 @@ func sweep(n int) (offsets []int) {
 	return offsets
 }
 
-// TruncatedAnywhere cuts each file at every byte. ends is how many of these places leave a whole file, because a member, a
-// frame or padding ends there.
+// TruncatedAnywhere cuts each file at every byte. ends is how many of these places leave a whole
+// file, because a member, a frame or padding ends there.
 func (c Codec) TruncatedAnywhere(t *testing.T, files map[string][]byte, ends map[string]int) {
 	for name, stream := range files {
 		whole, _ := c.walkWhole(t, name, stream, spanSize)
@@ -59,8 +60,9 @@ type Flips struct {
 	Unchecked []string                // files that have parts without a checksum
 }
 
-// BitsFlipped flips bits of each file, and of the input and the State of a span in its middle. A walk of a damaged file fails or
-// yields the right bytes. The last spans before the failure decode alone to the bytes of the walk.
+// BitsFlipped flips bits of each file, and of the input and the State of a span in its middle. A
+// walk of a damaged file fails or yields the right bytes. The last spans before the failure decode
+// alone to the bytes of the walk.
 func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
 	found := 0
 	for name, stream := range files {
@@ -103,8 +105,8 @@ func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
 // guard is how many bytes behind a span's buffer are watched.
 const guard = 64
 
-// decode decodes a span of size bytes into a buffer of its own, and fails the test if the error is not known or if bytes
-// behind the buffer were written.
+// decode decodes a span of size bytes into a buffer of its own, and fails the test if the error is
+// not known or if bytes behind the buffer were written.
 func (c Codec) decode(t *testing.T, size int, src []byte, at codec.Point, window []byte) ([]byte, error) {
 	t.Helper()
 	dst := append(make([]byte, size), bytes.Repeat([]byte{0xa5}, guard)...)
@@ -118,8 +120,8 @@ func (c Codec) decode(t *testing.T, size int, src []byte, at codec.Point, window
 	return dst[:size:size], err
 }
 
-// badPoint flips bits of a State and cuts it, and decodes the span and starts a walk there. A flipped State that is accepted may
-// give wrong bytes: nothing in it is a check.
+// badPoint flips bits of a State and cuts it, and decodes the span and starts a walk there. A
+// flipped State that is accepted may give wrong bytes: nothing in it is a check.
 func (c Codec) badPoint(t *testing.T, name string, stream, whole []byte, s Span) {
 	t.Helper()
 	size, state := int(s.End-s.Start), s.Point.State
@@ -164,7 +166,8 @@ func (c Codec) badPoint(t *testing.T, name string, stream, whole []byte, s Span)
 	}
 }
 
-// resume starts a walk at a Point that is not to be trusted, and decodes one span. Errors must be known.
+// resume starts a walk at a Point that is not to be trusted, and decodes one span. Errors must be
+// known.
 func (c Codec) resume(t *testing.T, stream []byte, at codec.Point, window []byte, size int) {
 	t.Helper()
 	w, err := c.NewWalker(bytes.NewReader(stream), at, window)
@@ -178,8 +181,8 @@ func (c Codec) resume(t *testing.T, stream []byte, at codec.Point, window []byte
 	}
 }
 
-// badSpan flips bits of a span's input and returns how many of them Decode finds. Without a check that covers the span, wrong bytes
-// may pass.
+// badSpan flips bits of a span's input and returns how many of them Decode finds. Without a check
+// that covers the span, wrong bytes may pass.
 func (c Codec) badSpan(t *testing.T, stream, whole []byte, s Span) (found int) {
 	t.Helper()
 	src, window := stream[s.Point.In:s.Point.InEnd], c.window(whole, s.Start, s.Point)
@@ -226,7 +229,8 @@ func (c Codec) badInput(t *testing.T, name string, stream, whole []byte, s Span)
 	}
 }
 
-// Refuses checks that a stream that has one thing wrong is refused for it. want is a part of the message.
+// Refuses checks that a stream that has one thing wrong is refused for it. want is a part of the
+// message.
 func (c Codec) Refuses(t *testing.T, name string, stream []byte, want string) {
 	t.Helper()
 	_, _, err := c.WalkAll(bytes.NewReader(stream), 1000, mostOut)
@@ -235,8 +239,9 @@ func (c Codec) Refuses(t *testing.T, name string, stream []byte, want string) {
 	}
 }
 
-// Claims walks a stream whose headers announce more than it holds, and decodes it as a span of 10 bytes. Both must fail, and
-// allocate at most some bytes together. No parallel test may run meanwhile.
+// Claims walks a stream whose headers announce more than it holds, and decodes it as a span of 10
+// bytes. Both must fail, and allocate at most some bytes together. No parallel test may run
+// meanwhile.
 func (c Codec) Claims(t *testing.T, name string, stream []byte, most uint64) {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -273,8 +278,8 @@ func (c Codec) KeepsItsError(t *testing.T, stream string) {
 	}
 }
 
-// WantsTheWindow gives less than the window to both functions, at the first span of 1000 bytes that refers to bytes before it.
-// It returns the Point of that span.
+// WantsTheWindow gives less than the window to both functions, at the first span of 1000 bytes that
+// refers to bytes before it. It returns the Point of that span.
 func (c Codec) WantsTheWindow(t *testing.T, stream []byte) codec.Point {
 	t.Helper()
 	whole, spans := c.walkWhole(t, "stream", stream, 1000)

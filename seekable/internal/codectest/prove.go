@@ -8,8 +8,9 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// Prove walks a stream that decodes to plain, in spans of size bytes. It decodes each span alone, with the marked bytes of the
-// window only, goes on with the walk from several of its frontiers, and returns the spans.
+// Prove walks a stream that decodes to plain, in spans of size bytes. It decodes each span alone,
+// with the marked bytes of the window only, goes on with the walk from several of its frontiers,
+// and returns the spans.
 func (c Codec) Prove(t *testing.T, stream, plain []byte, size int) []Span {
 	t.Helper()
 	spans := c.walk(t, bytes.NewReader(stream), plain, 0, codec.Point{}, size, 1<<30)
@@ -84,8 +85,8 @@ func (c Codec) proveGoesOn(t *testing.T, stream, plain []byte, spans []Span, i, 
 // unasked is the output before a span, in bytes, that even a Walker without a window is given.
 const unasked = 100
 
-// walk decodes a stream from at on, in at most some spans of size bytes, and compares the output with plain[from:]. The Walker
-// gets no more history than it asks for.
+// walk decodes a stream from at on, in at most some spans of size bytes, and compares the output
+// with plain[from:]. The Walker gets no more history than it asks for.
 func (c Codec) walk(t *testing.T, r io.Reader, plain []byte, from int64, at codec.Point, size, most int) (spans []Span) {
 	t.Helper()
 	w, err := c.NewWalker(r, at, c.window(plain, from, at))

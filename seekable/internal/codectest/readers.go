@@ -8,7 +8,8 @@ import (
 	"testing/iotest"
 )
 
-// Readers walks a stream from readers that yield little at a time, and from readers that fail, at every byte.
+// Readers walks a stream from readers that yield little at a time, and from readers that fail, at
+// every byte.
 func (c Codec) Readers(t *testing.T, stream []byte) {
 	t.Helper()
 	whole, spans := c.walkWhole(t, "plain reader", stream, spanSize)

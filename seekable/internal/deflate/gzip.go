@@ -138,7 +138,7 @@ func (d *decoder) trailer() error {
 	return nil
 }
 
-// padding decides what follows a member: another, or zeros, or nothing.
+// padding tells the bytes after a member apart: another member, zeros, or the end.
 func (d *decoder) padding() error {
 	if err := d.want(1); err != nil {
 		return err

@@ -91,7 +91,8 @@ func TestLongCodesAgainstTheStandardLibrary(t *testing.T) {
 	}
 }
 
-// compare checks that a bare stream decodes to what Go's decoder says, and that both or none accept it. It returns 1 if they do.
+// compare decodes a bare stream with compress/flate, too: both give the same bytes, or both refuse
+// it. It returns 1 if they do.
 func compare(t *testing.T, name string, raw []byte, size int) int {
 	t.Helper()
 	const most = 1 << 18

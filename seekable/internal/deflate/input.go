@@ -8,7 +8,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// The input of a decoder is in[pos:], with the low nb bits of b before it. Outside of fastSymbols, the bits of b above nb are zero.
+// The input of a decoder is in[pos:], with the low nb bits of b before it. Outside of fastSymbols,
+// the bits of b above nb are zero.
 
 // used returns how many bytes of in have been used, a byte of which some bits are used among them.
 func (d *decoder) used() int { return d.pos - int(d.nb>>3) }
@@ -90,7 +91,8 @@ func (d *decoder) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: d.format.String(), Off: d.off(), Msg: fmt.Sprintf(format, args...)}
 }
 
-// truncated tells that the input ends too early: the stream, or the bytes that a Point says are enough.
+// truncated tells that the input ends too early: the stream, or the bytes that a Point says are
+// enough.
 func (d *decoder) truncated() error {
 	e := &codec.FormatError{Format: d.format.String(), Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
 	if d.span {

@@ -20,7 +20,8 @@ const (
 	whereEnd     = 3
 )
 
-// state returns the State of the place that the decoder is at. It is at one of four: where a span can end.
+// state returns the State of the place that the decoder is at. It is at one of four: where a span
+// can end.
 func (d *decoder) state() []byte {
 	flags := byte(d.bitsUsed() & 7)
 	if d.final {

@@ -25,7 +25,8 @@ const (
 	flagDictionary  = 1 << 0
 
 	legacyBlock = 8 << 20
-	// legacyMost is the most input that a legacy block has (LZ4_COMPRESSBOUND). A larger number is another frame's magic.
+	// legacyMost is the most input that a legacy block has (LZ4_COMPRESSBOUND). A larger number is
+	// another frame's magic.
 	legacyMost = legacyBlock + legacyBlock/255 + 16
 )
 
@@ -37,7 +38,7 @@ func maxBlock(bd byte) uint64 {
 	return 1 << (8 + 2*(bd>>4))
 }
 
-// magic reads what tells a frame's kind, and its header.
+// magic reads a frame's magic number and its header.
 func (d *decoder) magic() error {
 	if err := d.want(4); err != nil {
 		return err
@@ -128,7 +129,7 @@ func (d *decoder) frameHeader() error {
 	return nil
 }
 
-// blockHeader reads how long the next block is, or what ends the frame.
+// blockHeader reads the length of the next block, or the end mark of the frame.
 func (d *decoder) blockHeader() error {
 	if d.kind == inApple {
 		return d.appleHeader()

@@ -20,8 +20,8 @@ func FuzzWalk(f *testing.F) {
 	})
 }
 
-// wholeBlocks decodes the first block of a frame in the plainest way: what LZ4 means, in a few lines. It returns nil where
-// it does not apply.
+// wholeBlocks decodes the first block of a frame, with neither spans nor fast paths. It returns nil
+// for frames of other kinds.
 func wholeBlocks(stream []byte) (out []byte) {
 	if len(stream) < 11 || stream[4]&(flagSize|flagDictionary) != 0 {
 		return nil

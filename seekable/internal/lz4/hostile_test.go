@@ -21,7 +21,7 @@ func TestTruncatedAnywhere(t *testing.T) {
 func TestBitsFlipped(t *testing.T) {
 	tested.BitsFlipped(t, seeds(t), codectest.Flips{
 		All: 400, Step: 13,
-		Same:      func(stream []byte) int { return len(stream) * 8 / 10 }, // what is in a skippable frame, an offset in a run
+		Same:      func(stream []byte) int { return len(stream) * 8 / 10 }, // the content of a skippable frame, an offset in a run
 		Unchecked: []string{"legacy.lz4", "apple.lz4", "frames.lz4"},
 	})
 }
@@ -84,7 +84,8 @@ func TestNoMatchIntoWhatIsBefore(t *testing.T) {
 	}
 }
 
-// Blocks of 4 GiB of Apple's, of 8 MiB in a legacy frame and of 4 MiB in one that says to hold 8 EiB: none is there.
+// Blocks of 4 GiB of Apple's, of 8 MiB in a legacy frame and of 4 MiB in one that says to hold 8
+// EiB: none is there.
 func TestClaimsCostNothing(t *testing.T) {
 	const size = "\xff\xff\xff\xff"
 	tested.Claims(t, "apple", []byte(appleBlock+size+size+"x"), 1<<20)

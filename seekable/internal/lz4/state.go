@@ -16,7 +16,8 @@ const (
 	stateBits  = 1<<5 - 1
 )
 
-// state returns the State of the place that the decoder is at, which is in a block, or at the end of the stream.
+// state returns the State of the place that the decoder is at, which is in a block, or at the end
+// of the stream.
 func (d *decoder) state() []byte {
 	if d.phase == atEnd {
 		return []byte{stateVersion, byte(inNothing)}
@@ -77,7 +78,7 @@ func (d *decoder) init(at codec.Point) error {
 	return nil
 }
 
-// parse is the inverse of state. What p holds is not trusted.
+// parse is the inverse of state. p is not trusted.
 func (d *decoder) parse(p *stateParser) bool {
 	flags := p.byte()
 	d.kind = kind(flags & 3)

@@ -33,8 +33,8 @@ func TestEveryPointOfEverySetting(t *testing.T) {
 	}
 }
 
-// apple wraps the blocks of a frame of 64 KiB blocks into Apple's format. If they are independent, it replaces some of them by plain ones
-// of two lengths.
+// apple wraps the blocks of a frame of 64 KiB blocks into Apple's format. If they are independent,
+// it replaces some of them by plain ones of two lengths.
 func apple(t *testing.T, frame, plain []byte, independent bool) []byte {
 	t.Helper()
 	at := 7

@@ -5,7 +5,8 @@ import (
 	"math/bits"
 )
 
-// XXH32 of seed 0 (xxhash_spec.md of the xxHash project), of which the unfinished state can be kept.
+// XXH32 of seed 0 (xxhash_spec.md of the xxHash project), of which the unfinished state can be
+// kept.
 const (
 	prime1 uint32 = 2654435761
 	prime2 uint32 = 2246822519
@@ -79,7 +80,7 @@ func (h *xxh32) append(s []byte) []byte {
 	return append(s, h.tail[:h.total%16]...)
 }
 
-// parse is the inverse of append. It returns what follows, or false.
+// parse is the inverse of append. It returns the bytes that follow, or false.
 func (h *xxh32) parse(s []byte) ([]byte, bool) {
 	total, n := binary.Uvarint(s)
 	if n <= 0 || uint64(len(s)-n) < 16+total%16 {

@@ -32,7 +32,8 @@ func buildBlock(dict byte, chunks []byte, size int) built {
 	return built{bytes: b, unpadded: uint64(unpadded), size: uint64(size)}
 }
 
-// chunksOf returns the LZMA2 chunks of a block that one of xz's tools wrote, without the end marker.
+// chunksOf returns the LZMA2 chunks of a block that one of xz's tools wrote, without the end
+// marker.
 func chunksOf(file []byte, blk Block) []byte {
 	b := file[blk.In : blk.In+blk.InLen-int64(blk.Check.Size())]
 	b = b[(int(b[0])+1)*4:]

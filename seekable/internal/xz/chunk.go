@@ -128,7 +128,8 @@ func (d *decoder) endChunk() error {
 	return nil
 }
 
-// endBlock reads what follows the last chunk: the end marker, the padding to four bytes and the check.
+// endBlock reads the end of a block, behind its last chunk: the end marker, the padding to four
+// bytes and the check.
 func (d *decoder) endBlock() error {
 	var tail [1 + 3 + 64]byte
 	if err := d.takeAll(tail[:1]); err != nil {

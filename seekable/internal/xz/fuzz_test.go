@@ -12,7 +12,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// FuzzFile decodes hostile files in comparison with ulikunitz/xz, which takes fewer checks and dictionaries.
+// FuzzFile decodes hostile files in comparison with ulikunitz/xz, which takes fewer checks and
+// dictionaries.
 func FuzzFile(f *testing.F) {
 	for _, b := range codectest.Seeds(f, ".xz") {
 		f.Add(b)

@@ -1,7 +1,8 @@
 //go:build ignore
 
-// Gen writes symbols.go: the LZMA symbol decoder with its bit trees unrolled and the range coder in local variables.
-// A call for each bit would cost more than the bit. Its argument is the file to write, if not that one.
+// Gen writes symbols.go: the LZMA symbol decoder with its bit trees unrolled and the range coder in
+// local variables. A call for each bit would cost more than the bit. Its argument is the file to
+// write, if not that one.
 package main
 
 import (
@@ -40,8 +41,9 @@ func elseOne(a string) {
 
 func end() { p("}") }
 
-// step decodes one bit without a branch, for half of a tree's bits are guessed wrong, and appends it to m: mask is all ones for 0, zero for 1.
-// The shift is arithmetic and rounds down, so that it is prob+(2048-prob)>>5 for 0 and prob-prob>>5 for 1.
+// step decodes one bit without a branch, for half of a tree's bits are guessed wrong, and appends
+// it to m: mask is all ones for 0, zero for 1. The shift is arithmetic and rounds down, so that it
+// is prob+(2048-prob)>>5 for 0 and prob-prob>>5 for 1.
 func step(a string) {
 	bound(a)
 	p("code -= bound")

@@ -12,14 +12,14 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A Blob is what ReadIndex reads: all or nothing, by ranges.
+// A Blob is a file that is read by ranges. ReadAt fills all of p or fails.
 type Blob interface {
 	Size() int64
 	ReadAt(ctx context.Context, p []byte, off int64) error
 }
 
 const (
-	tailRead   = 64 << 10 // read at once from the end, and for each footer that lies before what was read
+	tailRead   = 64 << 10 // read at once from the end, and for each footer that lies before the bytes read
 	maxIndex   = 64 << 20 // compressed bytes of all indexes together: eight million blocks
 	maxBlocks  = 4 << 20  // 4 TiB in xz -0's blocks of 1 MiB
 	maxStreams = 64 << 10
@@ -34,11 +34,13 @@ var (
 	footerMagic = []byte{'Y', 'Z'}
 )
 
-// ReadIndex reads the indexes of an xz file from its end, and returns its blocks in order and the decoded size of the whole.
+// ReadIndex reads the indexes of an xz file from its end, and returns its blocks in order and the
+// decoded size of the whole.
 //
-// Every stream is the length that its header, its blocks, its index and its footer make together, and the streams and their padding fill the blob;
-// what does not fit is a *codec.FormatError. A stream's header is looked at where it was read with the rest: for a file of
-// one stream there is one request for the last 64 KiB, and one more for an index longer than that.
+// Every stream is the length that its header, its blocks, its index and its footer make together,
+// and the streams and their padding fill the blob; any other length is a *codec.FormatError. A
+// stream's header is looked at where it was read with the rest: for a file of one stream there is
+// one request for the last 64 KiB, and one more for an index longer than that.
 func ReadIndex(ctx context.Context, b Blob) ([]Block, int64, error) {
 	r := indexReader{blob: b, start: b.Size()}
 	if r.start < 2*edge+minIndex || r.start%4 != 0 {
@@ -62,7 +64,7 @@ func ReadIndex(ctx context.Context, b Blob) ([]Block, int64, error) {
 	return r.blocks, r.total, nil
 }
 
-// An indexReader holds the part of the file that was read last, and what was found after it.
+// An indexReader holds the part of the file that was read last, and the blocks found after it.
 type indexReader struct {
 	blob     Blob
 	buf      []byte // the file's bytes from start on
@@ -78,7 +80,8 @@ func (r *indexReader) malformed(off int64, format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: off, Msg: fmt.Sprintf(format, args...)}
 }
 
-// need returns the bytes off to end, of which those from r.start on have been read. It reads those that lack and ahead bytes before them.
+// need returns the bytes off to end, of which those from r.start on have been read. It reads those
+// that lack and ahead bytes before them.
 func (r *indexReader) need(ctx context.Context, off, end, ahead int64) ([]byte, error) {
 	if off < r.start {
 		from := max(off-ahead, 0)
@@ -93,7 +96,8 @@ func (r *indexReader) need(ctx context.Context, off, end, ahead int64) ([]byte, 
 	return r.buf[off-r.start : end-r.start], nil
 }
 
-// skipPadding returns the end of the stream that ends at end or, with stream padding after it, before that.
+// skipPadding returns the end of the stream that ends at end or, with stream padding after it,
+// before that.
 func (r *indexReader) skipPadding(ctx context.Context, end int64) (int64, error) {
 	for {
 		if end < 2*edge+minIndex {
@@ -110,7 +114,8 @@ func (r *indexReader) skipPadding(ctx context.Context, end int64) (int64, error)
 	}
 }
 
-// readStream reads the footer and the index of the stream that ends at end, and returns where the stream starts.
+// readStream reads the footer and the index of the stream that ends at end, and returns where the
+// stream starts.
 func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) {
 	if r.nstreams++; r.nstreams > maxStreams {
 		return 0, r.malformed(end, "more than %d streams", maxStreams)
@@ -154,7 +159,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	return start, nil
 }
 
-// parseIndex reads the records of the index that lies at offset at (xz-file-format 4), and returns where its stream must start.
+// parseIndex reads the records of the index that lies at offset at (xz-file-format 4), and returns
+// where its stream must start.
 func (r *indexReader) parseIndex(index []byte, at int64, check Check) (int64, error) {
 	body, sum := index[:len(index)-4], index[len(index)-4:]
 	if got, want := crc32.ChecksumIEEE(body), binary.LittleEndian.Uint32(sum); got != want {

@@ -9,18 +9,20 @@ import (
 )
 
 const (
-	// MaxWindow bounds the history that a block may demand: the smaller of its dictionary and its decoded size. xz -9 wants 64 MiB.
+	// MaxWindow bounds the history that a block may demand: the smaller of its dictionary and its
+	// decoded size. xz -9 wants 64 MiB.
 	MaxWindow = 256 << 20
 
 	chunkIn  = 1 << 16 // a chunk's compressed bytes, at most
 	chunkOut = 1 << 21 // a chunk's decoded bytes, at most
 
-	// One symbol takes at most 21 bytes of input: a match with a distance is 22 modelled bits of at most 6.05 bits each and 26 direct ones.
-	// With so much room after the input, one comparison a symbol is enough.
+	// One symbol takes at most 21 bytes of input: a match with a distance is 22 modelled bits of at
+	// most 6.05 bits each and 26 direct ones. With so much room after the input, one comparison a
+	// symbol is enough.
 	inputSlack = 32
 )
 
-// A phase says what comes next in the block.
+// A phase names the next part of the block.
 type phase byte
 
 const (
@@ -30,14 +32,15 @@ const (
 	phaseEnd                  // nothing: the block's check has been read
 )
 
-// A decoder decodes one block. Its compressed input is read a chunk at a time; its dictionary is the caller's: the slice that it
-// decodes into and the history before that.
+// A decoder decodes one block. Its compressed input is read a chunk at a time; its dictionary is
+// the caller's: the slice that it decodes into and the history before that.
 type decoder struct {
-	in [chunkIn + inputSlack]byte // what is left of the LZMA chunk
+	in [chunkIn + inputSlack]byte // the rest of the LZMA chunk
 
 	model model
 
-	// The range coder. ip is the place in in of the next byte, avail is where the input that has been read ends.
+	// The range coder. ip is the place in in of the next byte, avail is where the input that has
+	// been read ends.
 	rng, code uint32
 	ip, avail int
 
@@ -114,7 +117,8 @@ func (d *decoder) takeAll(p []byte) error {
 	return err
 }
 
-// decode fills dst, or as much of it as the block has. The history ends where dst begins; what is referred to in it is marked in used.
+// decode fills dst, or as much of it as the block has. The history ends where dst begins; bytes of
+// it that matches refer to are marked in used.
 func (d *decoder) decode(dst, before []byte, used *codec.Marks) (int, error) {
 	dst = dst[:min(int64(len(dst)), d.blk.OutLen-d.out)]
 	reach := min(int64(len(before)), d.reach())

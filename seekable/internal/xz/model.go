@@ -2,8 +2,9 @@ package xz
 
 import "errors"
 
-// A model is LZMA's set of adaptive probabilities, 11 bits each: the chance out of 2048 that the next bit there is 0.
-// The arrays are as large as any lc, lp, pb need, and rounded up where that lets the compiler drop a bounds check.
+// A model is LZMA's set of adaptive probabilities, 11 bits each: the chance out of 2048 that the
+// next bit there is 0. The arrays are as large as any lc, lp, pb need, and rounded up where that
+// lets the compiler drop a bounds check.
 type model struct {
 	isMatch    [256]uint16 // state<<4 | position
 	isRep      [16]uint16  // state
@@ -40,8 +41,8 @@ func (m *model) reset(pb, literalBits uint) {
 	})
 }
 
-// each calls f with every probability that a decoder with these pb and lc+lp can touch, in the order in which a State
-// holds them.
+// each calls f with every probability that a decoder with these pb and lc+lp can touch, in the
+// order in which a State holds them.
 func (m *model) each(pb, literalBits uint, f func(probs []uint16)) {
 	positions := 1 << pb
 	for s := range states {
@@ -76,8 +77,9 @@ func (m *model) each(pb, literalBits uint, f func(probs []uint16)) {
 	}
 }
 
-// pack appends the probabilities to b as a string of bits, the most significant bit of a byte first: a 0 bit for one that is still
-// fresh, else a 1 bit and the 11 bits of the value. Zero bits fill the last byte.
+// pack appends the probabilities to b as a string of bits, the most significant bit of a byte
+// first: a 0 bit for one that is still fresh, else a 1 bit and the 11 bits of the value. Zero bits
+// fill the last byte.
 func (m *model) pack(b []byte, pb, literalBits uint) []byte {
 	var acc uint64
 	var n uint
@@ -102,7 +104,7 @@ func (m *model) pack(b []byte, pb, literalBits uint) []byte {
 
 var errModel = errors.New("probabilities do not fill their bytes, or one is out of range")
 
-// unpack sets the model to what pack wrote, and refuses anything that pack would not have written.
+// unpack is the inverse of pack, and refuses bytes that pack does not write.
 func (m *model) unpack(b []byte, pb, literalBits uint) error {
 	var acc uint64
 	var n uint

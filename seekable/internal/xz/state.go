@@ -44,8 +44,8 @@ func (d *decoder) appendState(b []byte) []byte {
 
 func (d *decoder) modelMatters() bool { return !d.needProps && d.phase != phaseEnd }
 
-// restore sets the decoder to a State. It accepts only what a decoder of this block could have written, as far as that can be
-// told, and everything on which the decoder relies.
+// restore sets the decoder to a State. It refuses numbers that no decoder of this block can have
+// reached, as far as that can be told. The decoder relies on these checks.
 func (d *decoder) restore(at codec.Point) error {
 	b := at.State
 	if len(b) < stateFixed {
@@ -95,7 +95,8 @@ func (d *decoder) restore(at codec.Point) error {
 	return nil
 }
 
-// checkState checks the numbers in a State against each other and against the inLen bytes of the block that are left.
+// checkState checks the numbers in a State against each other and against the inLen bytes of the
+// block that are left.
 func (d *decoder) checkState(leftOut, leftIn, inLen int64) error {
 	switch {
 	case d.out < 1 || d.out > d.blk.OutLen || d.since < 1 || d.since > d.out:

@@ -41,7 +41,8 @@ func benchData(b *testing.B) (data []byte) {
 // benchBufs are used again, as a long walk would.
 var benchBufs [2][]byte
 
-// walkBench walks src in spans of 16 MiB, hashing each in another goroutine if hash is set, as package seekable does.
+// walkBench walks src in spans of 16 MiB, hashing each in another goroutine if hash is set, as
+// package seekable does.
 func walkBench(b *testing.B, src []byte, hash bool, each func(pt codec.Point, window, span []byte)) {
 	w, err := NewWalker(io.MultiReader(bytes.NewReader(src)), codec.Point{}, nil)
 	if err != nil {
@@ -85,8 +86,8 @@ func walkBench(b *testing.B, src []byte, hash bool, each func(pt codec.Point, wi
 	<-done
 }
 
-// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without and with hashing, and resumed
-// spans.
+// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without
+// and with hashing, and resumed spans.
 func Benchmark(b *testing.B) {
 	data := benchData(b)
 	for _, c := range compressors {

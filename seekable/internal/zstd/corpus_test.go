@@ -64,7 +64,8 @@ func klauspost(level zstd.EncoderLevel, opts ...zstd.EOption) func(t testing.TB,
 	}
 }
 
-// frames compresses data with f in frames of n bytes each, with between in front of each of them and at the end.
+// frames compresses data with f in frames of n bytes each, with between in front of each of them
+// and at the end.
 func frames(n int, between []byte, f func(t testing.TB, data []byte) []byte) func(t testing.TB, data []byte) []byte {
 	return func(t testing.TB, data []byte) (out []byte) {
 		t.Helper()

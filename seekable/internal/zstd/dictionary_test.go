@@ -15,9 +15,9 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// asFrame makes a legal frame of the blocks from a Point to the end of the span, or of their frame, whichever comes first: a
-// header with the same window, the dictionary's id, no content size and no checksum, and the blocks, of which the last is
-// marked as the last.
+// asFrame makes a legal frame of the blocks from a Point to the end of the span, or of their frame,
+// whichever comes first: a header with the same window, the dictionary's id, no content size and no
+// checksum, and the blocks, of which the last is marked as the last.
 func asFrame(t *testing.T, src []byte, pt codec.Point) []byte {
 	t.Helper()
 	p, err := decodePlace(pt.State, pt.In)
@@ -56,7 +56,8 @@ func windowDescriptor(n int) byte {
 	}
 }
 
-// checkDictionaries decodes every span that has a State with zstd and with klauspost/compress, by way of its dictionary.
+// checkDictionaries decodes every span that has a State with zstd and with klauspost/compress, by
+// way of its dictionary.
 func checkDictionaries(t *testing.T, src, want []byte, spans []codectest.Span) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "dict")

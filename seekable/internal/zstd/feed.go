@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	// maxWhole is how long a frame may be, in either form, to be decoded in one piece beside others.
+	// maxWhole is how long a frame may be, in either form, to be decoded in one piece beside
+	// others.
 	maxWhole = 16 << 20
 
 	// inFlight bounds the bytes of whole frames between the reader and the caller.
 	inFlight = 64 << 20
 )
 
-// A job is what the feeder hands to Next: a block taken apart, or a whole frame, or the end.
+// A job is handed from the feeder to Next: a block taken apart, or a whole frame, or the end.
 type job struct {
 	unit // of a whole frame: frame, in, end
 
@@ -27,15 +28,15 @@ type job struct {
 	out   []byte        // its output, where the length was not known before
 	bad   error         // why there is none
 	ready chan struct{} // closed when one of them is there; nil if the length was known
-	held  int64         // what it takes of inFlight
+	held  int64         // its share of inFlight
 
 	inline bool // not one of the feeder's
 
 	err error // the end of the stream (io.EOF) or of the walk
 }
 
-// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the part of decoding that does
-// not need the output, the literals and the sequences.
+// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the
+// part of decoding that does not need the output, the literals and the sequences.
 type feeder struct {
 	in    input
 	p     *parser
@@ -146,8 +147,8 @@ func (f *feeder) seek() (err error) {
 	return err
 }
 
-// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the length of the output is not
-// known, decoding begins at once.
+// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the
+// length of the output is not known, decoding begins at once.
 func (f *feeder) takeWhole(j *job) (ok bool, err error) {
 	if c := f.frame.ContentSize; c > maxWhole || c < 0 && !f.small && !f.in.pzstd {
 		return false, nil

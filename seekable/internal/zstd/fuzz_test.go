@@ -10,7 +10,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// FuzzWalk decodes hostile streams in comparison with klauspost/compress, and many spans of them alone.
+// FuzzWalk decodes hostile streams in comparison with klauspost/compress, and many spans of them
+// alone.
 func FuzzWalk(f *testing.F) {
 	for _, src := range seeds(f) {
 		f.Add(src, uint16(1000))

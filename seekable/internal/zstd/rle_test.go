@@ -11,8 +11,9 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// A frame that no known encoder writes: its second and third blocks repeat tables that the first one sent in RLE mode. Each
-// block has one sequence: 5 literals and a match of 7 bytes from 5 bytes back.
+// A frame that no known encoder writes: its second and third blocks repeat tables that the first
+// one sent in RLE mode. Each block has one sequence: 5 literals and a match of 7 bytes from 5 bytes
+// back.
 var repeatedRLE = []byte("\x28\xb5\x2f\xfd\x00\x00" +
 	"\x64\x00\x00" + "\x28abcde" + "\x01\x54" + "\x05\x03\x04" + "\x08" +
 	"\x4c\x00\x00" + "\x28ABCDE" + "\x01\xfc" + "\x08" +
@@ -28,7 +29,8 @@ func TestRLETablesAreRepeated(t *testing.T) {
 	}
 }
 
-// A checksum or a content size that is wrong is found, in every way in which a frame can be decoded.
+// A checksum or a content size that is wrong is found, in every way in which a frame can be
+// decoded.
 func TestWrongChecks(t *testing.T) {
 	data := corpus(t)["program"][:100_000]
 	for _, c := range []compressor{

@@ -4,7 +4,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A span is what one Next decodes.
+// A span is the output of one Next.
 type span struct {
 	buf     []byte
 	at, pos int
@@ -26,8 +26,8 @@ func (w *walker) begin(s *span, j *job, p *place, lead int) {
 	}
 }
 
-// mark marks what block j, whose output begins rel bytes behind the place from which the span is decoded, refers to before that
-// place.
+// mark marks the bytes before the place where decoding starts that block j refers to. The output of
+// the block begins rel bytes behind that place.
 func (s *span) mark(j *job, rel int) {
 	if s.pt.Used == nil || j.frame != s.frame || rel >= j.frame.window {
 		return

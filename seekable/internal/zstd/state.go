@@ -78,7 +78,8 @@ func (p *place) encode(in int64) []byte {
 
 func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
 
-// decodePlace reads the State of a Point at byte in. The tables themselves are checked when a parser is reset to them.
+// decodePlace reads the State of a Point at byte in. The tables themselves are checked when a
+// parser is reset to them.
 func decodePlace(state []byte, in int64) (*place, error) {
 	p, err := readPlace(&stateReader{b: state}, in)
 	if err != nil {

@@ -22,7 +22,8 @@ type Frame struct {
 	HasChecksum bool
 }
 
-// The seekable format's constants, from contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository.
+// The seekable format's constants, from contrib/seekable_format/zstd_seekable_compression_format.md
+// in zstd's repository.
 const (
 	seekMagic      = 0x8F92EAB1
 	seekFooter     = 9          // number of frames, descriptor, magic
@@ -30,12 +31,12 @@ const (
 	seekChecksums  = 1 << 7     // descriptor: entries have checksums
 	seekReserved   = 0b01111100 // descriptor: bits that must be 0
 	maxTableFrames = 1 << 21    // 256 GiB in frames of 128 KiB; as Frames they take 96 MiB
-	tailRead       = 64 << 10   // what is read of the blob's end at first; holds tables of 5,400 frames with checksums
+	tailRead       = 64 << 10   // bytes read of the blob's end at first; holds tables of 5,400 frames with checksums
 )
 
-// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is larger. ok is false if
-// there is none. A table that is malformed or does not cover the blob byte for byte is a *codec.FormatError; the blob may still
-// decode without it.
+// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is
+// larger. ok is false if there is none. A table that is malformed or does not cover the blob byte
+// for byte is a *codec.FormatError; the blob may still decode without it.
 func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	size := b.Size()
 	tail := make([]byte, min(size, tailRead))

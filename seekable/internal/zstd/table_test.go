@@ -14,7 +14,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A memBlob counts what is read of it.
+// A memBlob counts its reads and their bytes.
 type memBlob struct {
 	b           []byte
 	reads, read int

@@ -9,8 +9,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A walker executes what its feeder has read. Whole frames that lie within one span go to other goroutines, straight into the
-// caller's buffer.
+// A walker executes the blocks that its feeder has read. Whole frames that lie within one span go
+// to other goroutines, straight into the caller's buffer.
 type walker struct {
 	feed   *feeder
 	peeked *job  // taken and put back
@@ -20,10 +20,11 @@ type walker struct {
 	here   place // where the blocks executed so far end; frame nil: between two frames
 	in     int64 // that place's byte in the stream
 	digest xxhash.Digest
-	reach  int       // what Window returns
+	reach  int       // the result of Window
 	rep    [3]uint32 // repeat offsets after the block taken last
 
-	// The block in which the last span ended: tail[tailPos:tailLen] is what of its output is not delivered.
+	// The block in which the last span ended: tail[tailPos:tailLen] is the part of its output not
+	// delivered yet.
 	tail             [maxBlock + slack]byte
 	tailPos, tailLen int
 	tailJob          *job
@@ -37,7 +38,7 @@ type walker struct {
 
 	wg  sync.WaitGroup // decoders of whole frames, within one Next
 	mu  sync.Mutex
-	bad error // what the first of these failed with, and where it was to write
+	bad error // the error of the first that failed, and its place in the output
 	pos int
 
 	err error
@@ -51,8 +52,8 @@ type open struct {
 	first bool
 }
 
-// NewWalker starts a walk: see package codec. A goroutine reads r ahead of what Next returns, until Close, which waits for a
-// Read under way. window must stay as it is until the first Next has returned.
+// NewWalker starts a walk: see package codec. A goroutine reads r ahead of Next until Close, which
+// waits for a Read under way. window must stay as it is until the first Next has returned.
 func NewWalker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
 	w := &walker{feed: newFeeder(r, at.In), in: at.In, lead: at.Lead, window: window}
 	w.origin = codec.Point{In: at.In, Lead: at.Lead, State: at.State}
@@ -153,7 +154,8 @@ func (w *walker) fill(s *span) error {
 			}
 		}
 	}
-	// An empty block at the end of the frame, and the checksum behind it, still belong to this span.
+	// An empty block at the end of the frame, and the checksum behind it, still belong to this
+	// span.
 	for w.here.frame != nil && w.tailPos == w.tailLen {
 		j := w.take()
 		if j.err != nil || j.block.size > 0 {

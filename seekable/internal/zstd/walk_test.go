@@ -29,7 +29,8 @@ func TestEveryPointOfEveryStream(t *testing.T) {
 	}
 }
 
-// In blocks of at most 1 KiB, spans begin in every place that a block has: in literals, in matches and between blocks.
+// In blocks of at most 1 KiB, spans begin in every place that a block has: in literals, in matches
+// and between blocks.
 func TestEveryByte(t *testing.T) {
 	data := append(codectest.Text(t, 2000), make([]byte, 500)...)
 	for _, c := range []compressor{
