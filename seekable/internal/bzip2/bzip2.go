@@ -18,7 +18,8 @@
 // A Point's State is nil at the start of a stream. Otherwise it is these 7 bytes:
 //
 //	byte 0      the version of this layout, 1
-//	byte 1      bits 0-2  how many bits of the byte at In are already used: its high ones, bzip2 begins with the highest bit
+//	byte 1      bits 0-2  how many bits of the byte at In are already used: its high ones, bzip2
+//	                      begins with the highest bit
 //	            bit  3    1 at the end of the file; all other values are then 0
 //	            bits 4-7  0
 //	byte 2      the stream's digit, 1 to 9

@@ -29,7 +29,8 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	tested.Refuses(t, "nothing", nil, "the input ends in the middle")
 	tested.Refuses(t, "no bzip2", []byte("BZX91AY&SY12345"), "byte 0x58 where a stream begins, want \"BZh\"")
 	tested.Refuses(t, "digit", edit(func(b []byte) { b[3] = '0' }), "block size '0'")
-	tested.Refuses(t, "magic", edit(func(b []byte) { b[4]++ }), "magic number 0x324159265359, want a block's 0x314159265359")
+	tested.Refuses(t, "magic", edit(func(b []byte) { b[4]++ }),
+		"magic number 0x324159265359, want a block's 0x314159265359")
 	tested.Refuses(t, "randomised", edit(func(b []byte) { b[14] |= 0x80 }), "a randomised block")
 	tested.Refuses(t, "block checksum", edit(func(b []byte) { b[10]++ }), "verify bzip2: CRC-32")
 	tested.Refuses(t, "stream checksum", edit(func(b []byte) { b[len(b)-2]++ }), "verify bzip2: checksum of all blocks")

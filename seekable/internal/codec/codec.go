@@ -6,8 +6,8 @@
 // Point, from which that span decodes alone. A decoder package (bzip2, deflate, lz4, xz, zstd)
 // offers two functions:
 //
-//	NewWalker(r io.Reader, at Point, window []byte) (Walker, error)     // sequential, finds Points
-//	Decode(dst, src []byte, at Point, window []byte) error              // one span alone, no I/O, parallel-safe
+//	NewWalker(r io.Reader, at Point, window []byte) (Walker, error)
+//	Decode(dst, src []byte, at Point, window []byte) error // without I/O; parallel calls are allowed
 //
 // All else is the same for each format and belongs to package seekable: the window bytes of a span,
 // storage, hashes and scheduling.
@@ -37,7 +37,7 @@ type Point struct {
 	In    int64  // offset of the first compressed byte needed
 	InEnd int64  // offset after the last compressed byte needed; 0 while not known (a Walker's Frontier)
 	Lead  int    // decoded bytes to drop before the span's first byte
-	State []byte // the codec's own record of its state at In, without the window; nil: a natural start, no window needed
+	State []byte // the codec's record of its state at In, without the window; nil: a natural start, no window
 
 	// Used marks the bytes of the window that the span, with its lead, refers to. Position 0 of the
 	// marks is the byte just before the place where decoding starts, position 1 the byte before
@@ -102,5 +102,6 @@ type ChecksumError struct {
 }
 
 func (e *ChecksumError) Error() string {
-	return fmt.Sprintf("verify %s: %s of the unit at compressed byte %d is %s, want %s", e.Format, e.Kind, e.Off, e.Got, e.Want)
+	return fmt.Sprintf("verify %s: %s of the unit at compressed byte %d is %s, want %s", e.Format, e.Kind, e.Off,
+		e.Got, e.Want)
 }

@@ -20,16 +20,20 @@
 //	byte 0    the version of this layout, 1
 //	byte 1    bits 0-2  how many low bits of the byte at In are already used
 //	          bit  3    BFINAL of the block
-//	          bits 4-5  where: 0 in a stored block, 1 in a fixed block, 2 in a dynamic block, 3 at the end of the stream
+//	          bits 4-5  where: 0 in a stored block, 1 in a fixed block, 2 in a dynamic block,
+//	                    3 at the end of the stream
 //	          bit  6    1 for gzip, 0 for bare deflate
 //	          bit  7    0
-//	uvarint   bytes of output so far in the gzip member, or in the bare stream: no match may reach further back
+//	uvarint   bytes of output so far in the gzip member, or in the bare stream: no match may reach
+//	          further back
 //	4 bytes   gzip only: the CRC-32 of these bytes, little-endian
-//	uvarint   bytes left of a match that the span's end cut, 0 to 257; always 0 outside fixed and dynamic blocks
+//	uvarint   bytes left of a match that the span's end cut, 0 to 257; always 0 outside fixed and
+//	          dynamic blocks
 //	uvarint   only if these are not 0: the match's distance, 1 to 32768
 //	2 bytes   stored block only: how many of its bytes are left, little-endian
-//	rest      dynamic block only: the block's header as it is in the stream (RFC 1951, 3.2.7), from HLIT to the last code
-//	          length, moved so that it begins at bit 0 of its first byte, and with zero bits to fill its last byte
+//	rest      dynamic block only: the block's header as it is in the stream (RFC 1951, 3.2.7), from
+//	          HLIT to the last code length, moved so that it begins at bit 0 of its first byte, and
+//	          with zero bits to fill its last byte
 //
 // A uvarint is as in Go's encoding/binary: seven bits a byte, low ones first, the high bit set on
 // all bytes but the last. At the end of the stream all values are 0 and In is where the stream
@@ -62,8 +66,11 @@ import (
 type Format int
 
 const (
-	Gzip Format = iota // members with header and trailer, one after another, up to the end of the input
-	Raw                // nothing: one deflate stream, which ends with its final block. Its length and checksum are the caller's to check
+	// Gzip is members with header and trailer, one after another, up to the end of the input.
+	Gzip Format = iota
+	// Raw is one deflate stream, which ends with its final block. The caller checks its length and
+	// checksum.
+	Raw
 )
 
 func (f Format) String() string {
@@ -94,7 +101,8 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // arguments.
 func Decode(dst, src []byte, format Format, at codec.Point, window []byte) error {
 	if at.Lead != 0 {
-		return &codec.FormatError{Format: format.String(), Off: at.In, Msg: "a lead in a point, which has none in this format", Err: errSpan}
+		return &codec.FormatError{Format: format.String(), Off: at.In,
+			Msg: "a lead in a point, which has none in this format", Err: errSpan}
 	}
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)

@@ -63,7 +63,8 @@ func (d *decoder) memberHeader() error {
 		if want := [3]byte{0x1f, 0x8b, 8}; i < len(want) && c != want[i] {
 			d.pos = int(start - d.base)
 			if d.trailing {
-				return d.errorf("byte %#02x after the last gzip member, want %#02x of another one, or zeros", c, want[i])
+				return d.errorf("byte %#02x after the last gzip member, want %#02x of another one, or zeros", c,
+					want[i])
 			}
 			return d.errorf("byte %#02x where a gzip member begins, want % x", c, want)
 		}

@@ -35,7 +35,8 @@ type (
 //	length       base << 16 | bits of the code << 8 | bits of the code and its extra bits
 //	distance     the same
 //	end of block isSpecial | isEnd | bits of the code
-//	second table its start << 16 | isSpecial | isTable | its index bits << 8 | bits of the first table's index
+//	second table its start << 16 | isSpecial | isTable | its index bits << 8 |
+//	             bits of the first table's index
 //	no such code isSpecial
 //
 // The low byte is the number of bits to take from the input. In a second table, bits of the code

@@ -57,7 +57,8 @@ type decoder struct {
 func (d *decoder) run(buf []byte, o int) (int, error) {
 	start := o
 	for {
-		if o == len(buf) && !(d.drain && d.used() < len(d.in)) && (d.phase == inStored || d.phase == inHuffman || !d.drain) {
+		if o == len(buf) && !(d.drain && d.used() < len(d.in)) && (d.phase == inStored || d.phase == inHuffman ||
+			!d.drain) {
 			return o, nil
 		}
 		var err error

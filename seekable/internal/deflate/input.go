@@ -45,7 +45,8 @@ func (d *decoder) want(n int) error {
 				empty = 0
 			default:
 				if empty++; empty == 100 {
-					return fmt.Errorf("read %v stream at byte %d: %w", d.format, d.base+int64(len(d.in)), io.ErrNoProgress)
+					return fmt.Errorf("read %v stream at byte %d: %w", d.format, d.base+int64(len(d.in)),
+						io.ErrNoProgress)
 				}
 			}
 		}
@@ -94,7 +95,8 @@ func (d *decoder) errorf(format string, args ...any) error {
 // truncated tells that the input ends too early: the stream, or the bytes that a Point says are
 // enough.
 func (d *decoder) truncated() error {
-	e := &codec.FormatError{Format: d.format.String(), Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
+	e := &codec.FormatError{Format: d.format.String(), Off: d.base + int64(len(d.in)),
+		Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
 	if d.span {
 		e.Err = errors.Join(errSpan, io.ErrUnexpectedEOF)
 	}
@@ -106,5 +108,6 @@ func (d *decoder) spanErrorf(format string, args ...any) error {
 }
 
 func (d *decoder) stateErrorf(format string, args ...any) error {
-	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format, args...)}
+	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format,
+		args...)}
 }

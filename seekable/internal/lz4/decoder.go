@@ -203,7 +203,8 @@ func (d *decoder) errorf(format string, args ...any) error {
 // truncated tells that the input ends too early: the stream, or the bytes that a Point says are
 // enough.
 func (d *decoder) truncated() error {
-	e := &codec.FormatError{Format: "lz4", Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
+	e := &codec.FormatError{Format: "lz4", Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle",
+		Err: io.ErrUnexpectedEOF}
 	if d.span {
 		e.Err = errors.Join(errSpan, io.ErrUnexpectedEOF)
 	}
@@ -220,5 +221,6 @@ func (d *decoder) moreOutput(o int) error {
 }
 
 func (d *decoder) checksumError(kind string, off int64, got, want uint32) error {
-	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got), Want: fmt.Sprintf("%08x", want)}
+	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got),
+		Want: fmt.Sprintf("%08x", want)}
 }

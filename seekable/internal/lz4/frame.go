@@ -103,7 +103,8 @@ func (d *decoder) frameHeader() error {
 	n := copy(head[:], p)
 	d.flags, d.sizes = p[0], p[1]
 	if d.flags>>6 != 1 || d.flags&flagReserved != 0 || maxBlock(d.sizes) == 0 {
-		return d.errorf("a frame header with FLG %#02x and BD %#02x, want version 1 and a block size of 4 to 7", d.flags, d.sizes)
+		return d.errorf("a frame header with FLG %#02x and BD %#02x, want version 1 and a block size of 4 to 7",
+			d.flags, d.sizes)
 	}
 	if d.flags&flagSize != 0 {
 		if p, err = d.take(8); err != nil {
@@ -235,7 +236,8 @@ func (d *decoder) frameEnd() error {
 		}
 	}
 	if d.flags&flagSize != 0 && d.out != d.content {
-		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: fmt.Sprint(d.out), Want: fmt.Sprint(d.content)}
+		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: fmt.Sprint(d.out),
+			Want: fmt.Sprint(d.content)}
 	}
 	d.phase = atMagic
 	return nil

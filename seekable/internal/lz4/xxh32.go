@@ -57,7 +57,8 @@ func (h *xxh32) rounds(p []byte) {
 func (h *xxh32) sum() uint32 {
 	s := h.v[2] + prime5
 	if h.total >= 16 {
-		s = bits.RotateLeft32(h.v[0], 1) + bits.RotateLeft32(h.v[1], 7) + bits.RotateLeft32(h.v[2], 12) + bits.RotateLeft32(h.v[3], 18)
+		s = bits.RotateLeft32(h.v[0], 1) + bits.RotateLeft32(h.v[1], 7) + bits.RotateLeft32(h.v[2],
+			12) + bits.RotateLeft32(h.v[3], 18)
 	}
 	s += uint32(h.total)
 	p := h.tail[:h.total%16]

@@ -22,8 +22,8 @@ const (
 // Names of the filters that may stand before LZMA2, for a refusal (xz-file-format 5.3 and xz-utils'
 // own).
 var filterNames = map[uint64]string{
-	3: "delta", filterX86: "x86 BCJ", 5: "PowerPC BCJ", 6: "IA-64 BCJ", 7: "ARM BCJ", 8: "ARM-Thumb BCJ", 9: "SPARC BCJ",
-	10: "ARM64 BCJ", 11: "RISC-V BCJ",
+	3: "delta", filterX86: "x86 BCJ", 5: "PowerPC BCJ", 6: "IA-64 BCJ", 7: "ARM BCJ", 8: "ARM-Thumb BCJ",
+	9: "SPARC BCJ", 10: "ARM64 BCJ", 11: "RISC-V BCJ",
 }
 
 // readHeader reads the block's header (xz-file-format 3.1) and readies the decoder for its first
@@ -57,7 +57,8 @@ func (d *decoder) readHeader() error {
 		}
 		whole := uint64(len(h)+4) + v + uint64(d.blk.Check.Size())
 		if want := uint64(d.blk.InLen); v > want || (whole+3)&^3 != want {
-			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check", v, want)
+			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check", v,
+				want)
 		}
 	}
 	if flags&0x80 != 0 {
@@ -80,7 +81,8 @@ func (d *decoder) readFilters(h []byte, filters int) error {
 			if name == "" {
 				name = "an unknown filter"
 			}
-			return d.malformed("the block is filtered by %s (id %#x); only LZMA2 alone is supported: compress without that filter", name, id)
+			return d.malformed("the block is filtered by %s (id %#x); only LZMA2 alone is supported: "+
+				"compress without that filter", name, id)
 		}
 		if filters > 1 {
 			return d.malformed("LZMA2 is filter %d of %d, want it alone", i, filters)
@@ -116,7 +118,8 @@ func (d *decoder) setDictionary(code byte) error {
 	d.dictCode = code
 	window := min(size, d.blk.OutLen)
 	if window > MaxWindow {
-		return d.malformed("the block refers to up to %d bytes of its output, more than the %d that are kept: compress with a smaller dictionary or in smaller blocks (xz --block-size)",
+		return d.malformed("the block refers to up to %d bytes of its output, more than the %d that are kept: "+
+			"compress with a smaller dictionary or in smaller blocks (xz --block-size)",
 			window, MaxWindow)
 	}
 	d.window = uint32(window)

@@ -99,7 +99,8 @@ func (s *checksum) value() []byte {
 
 func (s *checksum) verify(stored []byte, blk Block) error {
 	if got := s.value(); s.kind != CheckNone && !bytes.Equal(got, stored) {
-		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: fmt.Sprintf("%x", got), Want: fmt.Sprintf("%x", stored)}
+		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: fmt.Sprintf("%x", got),
+			Want: fmt.Sprintf("%x", stored)}
 	}
 	return nil
 }

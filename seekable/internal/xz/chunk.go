@@ -39,7 +39,8 @@ func (d *decoder) nextChunk() error {
 		}
 		d.needProps = false
 	} else if d.needProps {
-		return d.malformed("chunk control byte is %#02x, want LZMA properties (from 0xc0) after a dictionary reset", control)
+		return d.malformed("chunk control byte is %#02x, want LZMA properties (from 0xc0) after a dictionary reset",
+			control)
 	}
 	if control >= 0xa0 {
 		d.resetState()
@@ -121,7 +122,8 @@ func (d *decoder) endChunk() error {
 			d.ip++
 		}
 		if d.ip != d.leftIn || d.code != 0 {
-			return d.malformed("an LZMA chunk ends with %d bytes left and code %#x, want 0 and 0", d.leftIn-d.ip, d.code)
+			return d.malformed("an LZMA chunk ends with %d bytes left and code %#x, want 0 and 0", d.leftIn-d.ip,
+				d.code)
 		}
 	}
 	d.phase = phaseChunk
@@ -136,7 +138,8 @@ func (d *decoder) endBlock() error {
 		return err
 	}
 	if tail[0] != 0 {
-		return d.malformed("a chunk with control byte %#02x follows the block's %d decoded bytes, want the end marker 0", tail[0], d.out)
+		return d.malformed("a chunk with control byte %#02x follows the block's %d decoded bytes, want the end marker 0",
+			tail[0], d.out)
 	}
 	pad := int(-d.off & 3)
 	if err := d.takeAll(tail[:pad]); err != nil {

@@ -38,8 +38,9 @@
 //
 //	at  size
 //	 0   1    version, 1
-//	 1   1    the next part of the input, plus 128 if the next LZMA chunk must bring properties (control byte of 0xc0 or more):
-//	          0 a chunk's control byte, 1 the rest of an uncompressed chunk, 2 the rest of an LZMA chunk, 3 nothing, the block is over
+//	 1   1    the next part of the input: 0 a chunk's control byte, 1 the rest of an uncompressed
+//	          chunk, 2 the rest of an LZMA chunk, 3 nothing, the block is over; plus 128 if the next
+//	          LZMA chunk must bring properties (control byte of 0xc0 or more)
 //	 2   1    the kind of check, as in the stream's flags
 //	 3   1    the dictionary size, as in the block header's LZMA2 properties
 //	 4   1    (pb*5 + lp)*9 + lc; 0 if there were no properties so far
@@ -52,9 +53,11 @@
 //	44   4    compressed bytes left of the LZMA chunk
 //	48   4    the range coder's range, not yet brought back above 2^24 where it is below
 //	52   4    the range coder's code
-//	56   n    the block's check in progress. CRC32: the CRC of the output so far, 4 bytes. CRC64: the same, 8 bytes. SHA-256: the eight
-//	          words after the last whole 64 bytes of output, big endian, then the bytes after those. None or a reserved kind: nothing
-//	      m   the probabilities, up to the end of the State; nothing if the next LZMA chunk must bring properties, or after the block
+//	56   n    the block's check in progress. CRC32: the CRC of the output so far, 4 bytes. CRC64: the
+//	          same, 8 bytes. SHA-256: the eight words after the last whole 64 bytes of output, big
+//	          endian, then the bytes after those. None or a reserved kind: nothing
+//	      m   the probabilities, up to the end of the State; nothing if the next LZMA chunk must
+//	          bring properties, or after the block
 //
 // Fields that do not matter are 0: the fields from 44 on outside an LZMA chunk, the one at 40
 // between chunks.
@@ -64,9 +67,10 @@
 // and its 11 bits, the highest first. Their order, with the names of XZ Embedded, and with P = 2^pb
 // positions:
 //
-//	is_match[12][P], is_rep[12], is_rep0[12], is_rep1[12], is_rep2[12], is_rep0_long[12][P], dist_slot[4][1..63],
-//	dist_special[0..113], dist_align[1..15],
-//	for match_len_dec and then rep_len_dec: choice, choice2, low[P][1..7], mid[P][1..7], high[1..255],
+//	is_match[12][P], is_rep[12], is_rep0[12], is_rep1[12], is_rep2[12], is_rep0_long[12][P],
+//	dist_slot[4][1..63], dist_special[0..113], dist_align[1..15],
+//	for match_len_dec and then rep_len_dec:
+//	  choice, choice2, low[P][1..7], mid[P][1..7], high[1..255],
 //	literal[2^(lc+lp)][1..0x2ff]
 //
 // Element 0 of a bit tree is not used and left out. (In literal, neither is element 0x100 or 0x200:

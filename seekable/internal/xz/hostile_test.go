@@ -26,7 +26,8 @@ func TestTruncatedAnywhere(t *testing.T) {
 
 func TestBitsFlipped(t *testing.T) {
 	eachSeed(t, func(name string, blk Block, comp []byte) {
-		flips := codectest.Flips{All: 200, Step: 7, Same: func([]byte) int { return 1 }} // of an LZMA property that no symbol depends on
+		// One bit of an LZMA property may be one that no symbol depends on.
+		flips := codectest.Flips{All: 200, Step: 7, Same: func([]byte) int { return 1 }}
 		if !blk.Check.Verified() {
 			flips.Unchecked = []string{name}
 		}
@@ -141,7 +142,8 @@ func TestRefusals(t *testing.T) {
 		{[]string{"--arm", "--lzma2"}, "ARM BCJ"},
 	} {
 		var format *codec.FormatError
-		if _, err := decodeFile(xz(t, data, c.args...)); !errors.As(err, &format) || !strings.Contains(err.Error(), c.want) {
+		if _, err := decodeFile(xz(t, data, c.args...)); !errors.As(err, &format) || !strings.Contains(err.Error(),
+			c.want) {
 			t.Errorf("%v: %v", c.args, err)
 		}
 	}
@@ -189,7 +191,8 @@ func TestHostileBlocks(t *testing.T) {
 		"no chunk":               buildBlock(16, nil, len(data)),
 		"no dictionary reset":    buildBlock(16, lzma(func(c []byte) { c[0] = 0xc0 | c[0]&0x1f }), len(data)),
 		"stored, no reset":       buildBlock(16, []byte{2, 0, 0, 'x'}, 1),
-		"no properties":          buildBlock(16, join([]byte{1, 0, 0, 'x'}, lzma(func(c []byte) { c[0] = 0xa0 | c[0]&0x1f })), len(data)+1),
+		"no properties": buildBlock(16, join([]byte{1, 0, 0, 'x'},
+			lzma(func(c []byte) { c[0] = 0xa0 | c[0]&0x1f })), len(data)+1),
 		"control byte 3":         buildBlock(16, []byte{3, 0, 0, 'x'}, 1),
 		"control byte 0x7f":      buildBlock(16, []byte{1, 0, 0, 'x', 0x7f, 0, 0, 'x'}, 2),
 		"lc 4, lp 1":             buildBlock(16, lzma(func(c []byte) { c[5] = 4 + 9 }), len(data)),
@@ -244,7 +247,8 @@ func TestPointsOfOtherBlocks(t *testing.T) {
 	} {
 		pt, b := s.Point, blk
 		change(&pt, &b)
-		if err := Decode(make([]byte, 2500), comp[s.Point.In:s.Point.InEnd], b, pt, want[:s.Start]); !codectest.Known(err) {
+		if err := Decode(make([]byte, 2500), comp[s.Point.In:s.Point.InEnd], b, pt,
+			want[:s.Start]); !codectest.Known(err) {
 			t.Errorf("%s: Decode: %v", name, err)
 		}
 		if _, err := NewWalker(bytes.NewReader(comp[s.Point.In:]), b, pt, want[:s.Start]); !codectest.Known(err) {
@@ -264,7 +268,8 @@ func TestNextWantsItsHistory(t *testing.T) {
 	if _, _, err := w.Next(make([]byte, 1000), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.Next(make([]byte, 1000), 999); !codectest.Known(err) || !strings.Contains(err.Error(), "want 1000") {
+	if _, _, err := w.Next(make([]byte, 1000), 999); !codectest.Known(err) || !strings.Contains(err.Error(),
+		"want 1000") {
 		t.Fatal(err)
 	}
 }

@@ -126,7 +126,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	}
 	footer := [edge]byte(b)
 	if !bytes.Equal(footer[10:], footerMagic) {
-		return 0, r.malformed(end-2, "a stream footer ends with % x, want \"YZ\": the file is cut off, or not xz", footer[10:])
+		return 0, r.malformed(end-2, "a stream footer ends with % x, want \"YZ\": the file is cut off, or not xz",
+			footer[10:])
 	}
 	if got, want := crc32.ChecksumIEEE(footer[4:10]), binary.LittleEndian.Uint32(footer[:]); got != want {
 		return 0, r.malformed(end-edge, "a stream footer's CRC32 is %08x, want %08x", got, want)
@@ -137,7 +138,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	size := (int64(binary.LittleEndian.Uint32(footer[4:])) + 1) * 4
 	at := end - edge - size
 	if at < edge || size < minIndex {
-		return 0, r.malformed(end-edge, "an index of %d bytes before its footer at %d, want one of %d or more that fits", size, end-edge, minIndex)
+		return 0, r.malformed(end-edge,
+			"an index of %d bytes before its footer at %d, want one of %d or more that fits", size, end-edge, minIndex)
 	}
 	if r.indexes += size; r.indexes > maxIndex {
 		return 0, r.malformed(end-edge, "an index of %d bytes, more than %d in all", size, maxIndex)
@@ -152,7 +154,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	}
 	if start >= r.start {
 		h := r.buf[start-r.start:][:edge]
-		if !bytes.Equal(h[:6], headerMagic) || !bytes.Equal(h[6:8], footer[8:10]) || crc32.ChecksumIEEE(h[6:8]) != binary.LittleEndian.Uint32(h[8:]) {
+		if !bytes.Equal(h[:6], headerMagic) || !bytes.Equal(h[6:8], footer[8:10]) ||
+			crc32.ChecksumIEEE(h[6:8]) != binary.LittleEndian.Uint32(h[8:]) {
 			return 0, r.malformed(start, "% x, want a stream header with the flags % x", h, footer[8:10])
 		}
 	}
@@ -184,8 +187,10 @@ func (r *indexReader) parseIndex(index []byte, at int64, check Check) (int64, er
 			size, rest, ok = vli(rest)
 		}
 		// A block is at least a header of 8 bytes, an end marker and the check.
-		if !ok || unpadded < minHeader+1+uint64(check.Size()) || unpadded > uint64(at) || size > uint64(math.MaxInt64-r.total-out) {
-			return 0, r.malformed(at, "record %d of an index says %d compressed and %d decoded bytes", len(r.blocks)-first, unpadded, size)
+		if !ok || unpadded < minHeader+1+uint64(check.Size()) || unpadded > uint64(at) ||
+			size > uint64(math.MaxInt64-r.total-out) {
+			return 0, r.malformed(at, "record %d of an index says %d compressed and %d decoded bytes",
+				len(r.blocks)-first, unpadded, size)
 		}
 		blk := Block{In: in, InLen: int64(unpadded+3) &^ 3, Out: out, OutLen: int64(size), Check: check}
 		in, out = in+blk.InLen, out+blk.OutLen

@@ -73,18 +73,19 @@ func TestIndexAgainstXzAndReference(t *testing.T) {
 		file []byte
 		want []byte
 	}{
-		"one block":           {one, data},
-		"no check":            {xz(t, data, "-1", "--check=none"), data},
-		"many blocks":         {many, data},
-		"threads":             {xz(t, data, "-T2", "-0", "--block-size=10000", "--check=crc32"), data},
-		"pixz":                {codectest.Pipe(t, data, "pixz", "-p", "2", "-f", "0.05", "-0"), data},
-		"empty file":          {empty, nil},
-		"two streams":         {join(one, many), join(data, data)},
-		"padding":             {join(one, pad(4), many, pad(12)), join(data, data)},
-		"long padding":        {join(one, pad(100000), one, pad(150000)), join(data, data)},
-		"empty streams":       {join(empty, empty, pad(4), one, empty, pad(8), empty), data},
-		"empty blocks":        {buildStream(CheckNone, buildBlock(0, nil, 0), buildBlock(0, nil, 0)), nil},
-		"an empty block last": {buildStream(CheckNone, buildBlock(16, chunksOf(one, readIndex(t, one)[0]), len(data)), buildBlock(0, nil, 0)), data},
+		"one block":     {one, data},
+		"no check":      {xz(t, data, "-1", "--check=none"), data},
+		"many blocks":   {many, data},
+		"threads":       {xz(t, data, "-T2", "-0", "--block-size=10000", "--check=crc32"), data},
+		"pixz":          {codectest.Pipe(t, data, "pixz", "-p", "2", "-f", "0.05", "-0"), data},
+		"empty file":    {empty, nil},
+		"two streams":   {join(one, many), join(data, data)},
+		"padding":       {join(one, pad(4), many, pad(12)), join(data, data)},
+		"long padding":  {join(one, pad(100000), one, pad(150000)), join(data, data)},
+		"empty streams": {join(empty, empty, pad(4), one, empty, pad(8), empty), data},
+		"empty blocks":  {buildStream(CheckNone, buildBlock(0, nil, 0), buildBlock(0, nil, 0)), nil},
+		"an empty block last": {buildStream(CheckNone, buildBlock(16, chunksOf(one, readIndex(t, one)[0]), len(data)),
+			buildBlock(0, nil, 0)), data},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -155,7 +156,8 @@ func TestIndexRequests(t *testing.T) {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		if b.requests != c.requests || b.bytes > c.bytes {
-			t.Errorf("%s: %d requests for %d bytes, want %d for at most %d", c.name, b.requests, b.bytes, c.requests, c.bytes)
+			t.Errorf("%s: %d requests for %d bytes, want %d for at most %d", c.name, b.requests, b.bytes, c.requests,
+				c.bytes)
 		}
 	}
 }
@@ -182,7 +184,8 @@ func TestIndexReadErrors(t *testing.T) {
 	}
 	file := buildStream(CheckNone, big...)
 	for nth := 1; nth <= 2; nth++ {
-		if _, _, err := ReadIndex(context.Background(), &failing{memoryBlob{b: file}, nth}); !errors.Is(err, errNetwork) {
+		if _, _, err := ReadIndex(context.Background(), &failing{memoryBlob{b: file}, nth}); !errors.Is(err,
+			errNetwork) {
 			t.Errorf("request %d fails: %v", nth, err)
 		}
 	}
@@ -199,20 +202,23 @@ func TestHostileIndexes(t *testing.T) {
 	stream := buildStream(CheckNone, ok)
 	end := len(stream)
 	for name, file := range map[string][]byte{
-		"not there":              nil,
-		"odd length":             append([]byte{0, 0}, stream...),
-		"text":                   bytes.Repeat([]byte("text"), 20),
-		"zeros":                  make([]byte, 4096),
-		"more zeros than read":   make([]byte, maxPadding+4096),
-		"padding before":         join(make([]byte, 64), stream),
-		"bytes before":           join(bytes.Repeat([]byte{1}, 64), stream),
-		"a block too many":       buildStream(CheckNone, ok, with(func(b *built) { b.bytes = nil })),
-		"a block too few":        join(stream[:12], ok.bytes, stream[12:]),
-		"a block of 8 bytes":     buildStream(CheckNone, with(func(b *built) { b.unpadded = 8 })),
-		"a block of 2^63-1":      buildStream(CheckNone, with(func(b *built) { b.unpadded = 1<<63 - 1 })),
-		"outputs that overflow":  buildStream(CheckNone, with(func(b *built) { b.size = 1<<63 - 1 }), with(func(b *built) { b.size = 1 })),
-		"streams that overflow":  join(buildStream(CheckNone, with(func(b *built) { b.size = 1<<63 - 1 })), buildStream(CheckNone, with(func(b *built) { b.size = 1 }))),
-		"a number of ten bytes":  buildStream(CheckNone, record(0x8d, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0)),
+		"not there":            nil,
+		"odd length":           append([]byte{0, 0}, stream...),
+		"text":                 bytes.Repeat([]byte("text"), 20),
+		"zeros":                make([]byte, 4096),
+		"more zeros than read": make([]byte, maxPadding+4096),
+		"padding before":       join(make([]byte, 64), stream),
+		"bytes before":         join(bytes.Repeat([]byte{1}, 64), stream),
+		"a block too many":     buildStream(CheckNone, ok, with(func(b *built) { b.bytes = nil })),
+		"a block too few":      join(stream[:12], ok.bytes, stream[12:]),
+		"a block of 8 bytes":   buildStream(CheckNone, with(func(b *built) { b.unpadded = 8 })),
+		"a block of 2^63-1":    buildStream(CheckNone, with(func(b *built) { b.unpadded = 1<<63 - 1 })),
+		"outputs that overflow": buildStream(CheckNone, with(func(b *built) { b.size = 1<<63 - 1 }),
+			with(func(b *built) { b.size = 1 })),
+		"streams that overflow": join(buildStream(CheckNone, with(func(b *built) { b.size = 1<<63 - 1 })),
+			buildStream(CheckNone, with(func(b *built) { b.size = 1 }))),
+		"a number of ten bytes": buildStream(CheckNone, record(0x8d, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+			0x80, 1, 0)),
 		"a number with a zero":   buildStream(CheckNone, record(0x8d, 0, 0)),
 		"a record too many":      buildStream(CheckNone, record(13, 0, 13, 0)),
 		"no record":              buildStream(CheckNone, record()),
@@ -231,7 +237,8 @@ func TestHostileIndexes(t *testing.T) {
 	// A hostile count of records is refused before it reaches make.
 	index := appendCRC(append(appendVLI([]byte{0}, 1<<62), 0, 0), 0)
 	file := join(stream[:12], index, buildFooter(int64(len(index)), CheckNone))
-	if _, _, err := ReadIndex(context.Background(), &memoryBlob{b: file}); err == nil || !strings.Contains(err.Error(), "claims") {
+	if _, _, err := ReadIndex(context.Background(), &memoryBlob{b: file}); err == nil ||
+		!strings.Contains(err.Error(), "claims") {
 		t.Errorf("a count of 2^62: %v", err)
 	}
 }

@@ -84,7 +84,8 @@ func (d *decoder) malformed(format string, args ...any) error {
 }
 
 func (d *decoder) truncated() error {
-	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "the input ends within a block", Err: io.ErrUnexpectedEOF}
+	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "the input ends within a block",
+		Err: io.ErrUnexpectedEOF}
 }
 
 // take reads p, or less of it where the input ends.
@@ -181,10 +182,11 @@ func (d *decoder) takeSymbols(dst []byte, at int) (int, error) {
 		if d.avail < d.leftIn {
 			return end - at, d.truncated()
 		}
-		return end - at, d.malformed("an LZMA chunk's symbols go on after its last byte, %d decoded bytes are missing", d.leftOut-(end-at))
+		return end - at, d.malformed("an LZMA chunk's symbols go on after its last byte, %d decoded bytes are missing",
+			d.leftOut-(end-at))
 	}
 	if fault == faultDistance {
-		return end - at, d.malformed("a match at decoded byte %d refers to %d bytes before it, beyond the dictionary or the window given",
+		return end - at, d.malformed("a match at decoded byte %d goes %d bytes back, beyond the dictionary or window given",
 			d.out+int64(end-at), int64(d.rep[0])+1)
 	}
 	return end - at, nil

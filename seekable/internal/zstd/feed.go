@@ -55,7 +55,8 @@ type feeder struct {
 
 func newFeeder(r io.Reader, off int64) *feeder {
 	n := 8 + 2*min(runtime.GOMAXPROCS(0), 16)
-	f := &feeder{in: input{r: r, off: off}, p: newParser(), flight: semaphore.NewWeighted(inFlight), done: make(chan struct{})}
+	f := &feeder{in: input{r: r, off: off}, p: newParser(), flight: semaphore.NewWeighted(inFlight),
+		done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.p.keep = true
 	f.jobs, f.free = make(chan *job, n), make(chan *job, n)

@@ -113,7 +113,8 @@ func newFrame(h FrameHeader, start int64) (*frame, error) {
 		return nil, malformed(start, "frame made with dictionary %d; compress it again without one", h.DictID)
 	}
 	if h.Window > maxWindow {
-		return nil, malformed(start, "frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31",
+		return nil, malformed(start,
+			"frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31",
 			h.Window, maxWindow)
 	}
 	// Every decoder takes windows below 1 KiB for 1 KiB; only single segments can have them.

@@ -83,7 +83,8 @@ func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uin
 func decodePlace(state []byte, in int64) (*place, error) {
 	p, err := readPlace(&stateReader{b: state}, in)
 	if err != nil {
-		return nil, &codec.FormatError{Format: format, Off: in, Msg: fmt.Sprintf("malformed state of %d bytes", len(state)), Err: err}
+		return nil, &codec.FormatError{Format: format, Off: in, Msg: fmt.Sprintf("malformed state of %d bytes",
+			len(state)), Err: err}
 	}
 	return p, nil
 }

@@ -51,7 +51,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 		return nil, false, nil
 	}
 	bad := func(msg string, v ...any) ([]Frame, bool, error) {
-		return nil, false, &codec.FormatError{Format: format, Off: size - seekFooter, Msg: "seek table " + fmt.Sprintf(msg, v...)}
+		return nil, false, &codec.FormatError{Format: format, Off: size - seekFooter,
+			Msg: "seek table " + fmt.Sprintf(msg, v...)}
 	}
 	n, descriptor, entry := int64(binary.LittleEndian.Uint32(foot)), foot[4], int64(8)
 	if descriptor&seekReserved != 0 {
@@ -62,7 +63,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	}
 	total := skippableHead + n*entry + seekFooter
 	if n > maxTableFrames || total > size {
-		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames", n, total, size, maxTableFrames)
+		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames", n, total, size,
+			maxTableFrames)
 	}
 	if total > int64(len(tail)) {
 		more := make([]byte, total)
@@ -82,7 +84,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	var in, out int64
 	for i := range frames {
 		e := t[int64(i)*entry:]
-		f := Frame{In: in, InLen: int64(binary.LittleEndian.Uint32(e)), Out: out, OutLen: int64(binary.LittleEndian.Uint32(e[4:]))}
+		f := Frame{In: in, InLen: int64(binary.LittleEndian.Uint32(e)), Out: out,
+			OutLen: int64(binary.LittleEndian.Uint32(e[4:]))}
 		if entry == 12 {
 			f.Checksum, f.HasChecksum = binary.LittleEndian.Uint32(e[8:]), true
 		}

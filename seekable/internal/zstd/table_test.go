@@ -78,7 +78,8 @@ func TestTable(t *testing.T) {
 }
 
 func TestNoTable(t *testing.T) {
-	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": zstdPipe()(t, []byte("hello"))} {
+	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": zstdPipe()(t,
+		[]byte("hello"))} {
 		if frames, ok, err := Table(t.Context(), &memBlob{b: src}); frames != nil || ok || err != nil {
 			t.Errorf("%s: %v %v %v", name, frames, ok, err)
 		}
@@ -127,7 +128,8 @@ func TestScan(t *testing.T) {
 	}{
 		{"many small frames, local", many, 1 << 20, 96, 30},
 		{"many small frames, remote", many, 3, -1, 3},
-		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data), 1000, 6, 60},
+		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data), 1000,
+			6, 60},
 		{"one frame, local", zstdFile("-3")(t, data), 1000, 1, 50},
 		{"one frame, remote", zstdFile("-3")(t, data), 3, -1, 3},
 		{"no content size", zstdPipe("-3")(t, data), 1000, -1, 1},
@@ -142,7 +144,8 @@ func TestScan(t *testing.T) {
 			continue
 		}
 		if complete != (c.n >= 0) || complete && len(got) != c.n || b.reads > c.maxReads {
-			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d", c.name, len(got), complete, b.reads, c.n, c.maxReads)
+			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d", c.name, len(got), complete,
+				b.reads, c.n, c.maxReads)
 		}
 		if complete && c.n > 0 {
 			checkFrames(t, c.src, data, got)
@@ -167,7 +170,8 @@ func TestScanHopsWhereLengthsAreTold(t *testing.T) {
 	}
 	checkFrames(t, src, data, got)
 	info, err := Sniff(t.Context(), b)
-	if want := (Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}); err != nil || info != want {
+	if want := (Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}); err != nil ||
+		info != want {
 		t.Errorf("%+v, %v, want %+v", info, err, want)
 	}
 }
@@ -200,7 +204,8 @@ func TestSniffRefuses(t *testing.T) {
 	}{
 		{"text", "hello, this is a text", "magic 0x6c6c6568"},
 		{"truncated", "\x28\xb5\x2f\xfd\x00", "ends in a frame header"},
-		{"window of 2 GiB", "\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00\x00\x00\x00\x00", "compress it again without --long=31"},
+		{"window of 2 GiB", "\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00\x00\x00\x00\x00",
+			"compress it again without --long=31"},
 		{"dictionary", "\x28\xb5\x2f\xfd\x01\x40\x07\x01\x00\x00\x00\x00\x00", "dictionary 7"},
 		{"reserved bit", "\x28\xb5\x2f\xfd\x08\x40\x07\x01\x00\x00\x00\x00\x00", "reserved bit"},
 		{"huge size", "\x28\xb5\x2f\xfd\xc0\x40\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "content size"},

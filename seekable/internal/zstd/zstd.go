@@ -40,7 +40,8 @@
 // little-endian.
 //
 //	1 byte   version: 1
-//	1 byte   flags: bit 0 the frame ends in a checksum; bit 1 its content size is known; bit 2 the checksum's state is here; others 0
+//	1 byte   flags: bit 0 the frame ends in a checksum; bit 1 its content size is known; bit 2 the
+//	         checksum's state is here; others 0
 //	number   Window_Size of the frame, at least 1024 and at most 2^27
 //	number   how many bytes the Point's In lies behind the first byte of the frame's magic
 //	number   bytes of the frame's output that lie before the place where decoding starts ("made")
@@ -51,9 +52,11 @@
 //	number   length of the Huffman tree description, 0 if there was none in this frame yet; then
 //	bytes    the description as it was in the block that sent it last (RFC 8878 §4.2.1)
 //	3 ×      tables for literals lengths, offsets and match lengths, in this order:
-//	  1 byte   how it was sent last: 0 not yet in this frame, 1 Predefined_Mode, 2 RLE_Mode, 3 FSE_Compressed_Mode
+//	  1 byte   how it was sent last: 0 not yet in this frame, 1 Predefined_Mode, 2 RLE_Mode,
+//	           3 FSE_Compressed_Mode
 //	  1 byte   the symbol; only for 2
-//	  number, bytes  length of the table description and the description as it was sent (RFC 8878 §4.1.1); only for 3
+//	  number, bytes  length of the table description and the description as it was sent
+//	                 (RFC 8878 §4.1.1); only for 3
 //
 // Nothing follows. The checksum's state is only in the Points that Frontier returns, not in those
 // of spans.
