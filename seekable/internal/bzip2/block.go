@@ -248,6 +248,8 @@ func (r *bitReader) take(n uint) uint32 {
 	return uint32(v)
 }
 
+// bit returns the position, in bits from the start of in.
 func (r *bitReader) bit() int64 { return int64(r.pos)*8 - int64(r.n) }
 
+// over tells whether more bits were taken than there are: take yields zeros behind the end.
 func (r *bitReader) over() bool { return r.bit() > int64(len(r.in))*8 }

@@ -161,14 +161,17 @@ func (p *place) point() codec.Point {
 	return codec.Point{In: p.base + p.bit>>3, State: s}
 }
 
+// errorf makes a FormatError at the byte where the place is.
 func (p *place) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "bzip2", Off: p.base + p.bit>>3, Msg: fmt.Sprintf(format, args...)}
 }
 
+// spanErrorf makes a FormatError that wraps errSpan: the stream may be right and the Point wrong.
 func (p *place) spanErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "bzip2", Off: p.base + p.bit>>3, Msg: fmt.Sprintf(format, args...), Err: errSpan}
 }
 
+// truncated makes the FormatError of an input that ends too early.
 func truncated(off int64) error {
 	return &codec.FormatError{Format: "bzip2", Off: off, Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
 }

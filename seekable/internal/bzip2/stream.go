@@ -7,6 +7,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A phase names the next part of the input.
 type phase uint8
 
 const (
@@ -92,8 +93,8 @@ func (p *place) between(in []byte, last bool) error {
 			return truncated(p.base + int64(len(in)))
 		}
 		if v != endMagic {
-			return p.errorf("magic number %#012x, want a block's %#012x or the end's %#012x", v, uint64(blockMagic),
-				uint64(endMagic))
+			return p.errorf("magic number %#012x, want a block's %#012x or the end's %#012x",
+				v, uint64(blockMagic), uint64(endMagic))
 		}
 		sum, ok := peek(in, p.bit+48, 32)
 		if !ok {
@@ -127,7 +128,8 @@ func (p *place) between(in []byte, last bool) error {
 	return nil
 }
 
+// checksumError is of the block or the stream whose first byte is at off.
 func checksumError(kind string, off int64, got, want uint32) error {
-	return &codec.ChecksumError{Format: "bzip2", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got),
-		Want: fmt.Sprintf("%08x", want)}
+	g, w := fmt.Sprintf("%08x", got), fmt.Sprintf("%08x", want)
+	return &codec.ChecksumError{Format: "bzip2", Kind: kind, Off: off, Got: g, Want: w}
 }

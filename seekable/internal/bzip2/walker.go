@@ -249,6 +249,8 @@ func (w *walker) more() {
 	w.rerr = fmt.Errorf("read bzip2 file at byte %d: %w", w.p.base+int64(len(w.in)), io.ErrNoProgress)
 }
 
+// Frontier is the Point of the next span. Where the last one ended within a block, its Lead skips
+// the used part.
 func (w *walker) Frontier() codec.Point {
 	return codec.Point{In: w.next.In, Lead: w.next.Lead, State: w.next.State}
 }

@@ -7,7 +7,7 @@
 // offers two functions:
 //
 //	NewWalker(r io.Reader, at Point, window []byte) (Walker, error)
-//	Decode(dst, src []byte, at Point, window []byte) error // without I/O; parallel calls are allowed
+//	Decode(dst, src []byte, at Point, window []byte) error // no I/O; parallel calls are allowed
 //
 // All else is the same for each format and belongs to package seekable: the window bytes of a span,
 // storage, hashes and scheduling.
@@ -102,6 +102,6 @@ type ChecksumError struct {
 }
 
 func (e *ChecksumError) Error() string {
-	return fmt.Sprintf("verify %s: %s of the unit at compressed byte %d is %s, want %s", e.Format, e.Kind, e.Off,
-		e.Got, e.Want)
+	return fmt.Sprintf("verify %s: %s of the unit at compressed byte %d is %s, want %s",
+		e.Format, e.Kind, e.Off, e.Got, e.Want)
 }

@@ -19,8 +19,8 @@ func (c Codec) Prove(t *testing.T, stream, plain []byte, size int) []Span {
 	}
 	for i, s := range spans {
 		natural := s.Point.State == nil
-		if s.Point.Lead != 0 && !c.Leads || len(s.Point.State) > c.MaxState || natural != (i == 0) && !(natural &&
-			c.Restarts) {
+		misplaced := natural != (i == 0) && !(natural && c.Restarts)
+		if s.Point.Lead != 0 && !c.Leads || len(s.Point.State) > c.MaxState || misplaced {
 			t.Fatalf("span at %d: lead %d, state % x", s.Start, s.Point.Lead, s.Point.State)
 		}
 		if s.Point.Used != nil && (c.Window == 0 || natural) {
@@ -88,8 +88,9 @@ const unasked = 100
 
 // walk decodes a stream from at on, in at most some spans of size bytes, and compares the output
 // with plain[from:]. The Walker gets no more history than it asks for.
-func (c Codec) walk(t *testing.T, r io.Reader, plain []byte, from int64, at codec.Point, size,
-	most int) (spans []Span) {
+func (c Codec) walk(
+	t *testing.T, r io.Reader, plain []byte, from int64, at codec.Point, size, most int,
+) (spans []Span) {
 	t.Helper()
 	w, err := c.NewWalker(r, at, c.window(plain, from, at))
 	if err != nil {

@@ -46,6 +46,7 @@ func (d *decoder) block() error {
 	return nil
 }
 
+// fixedBlock sets the codes of a fixed block (RFC 1951, 3.2.6), which the stream does not carry.
 func (d *decoder) fixedBlock() {
 	d.lit, d.dist, d.fixed = fixedLit, fixedDist, true
 	d.phase = inHuffman

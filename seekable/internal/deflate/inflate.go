@@ -57,8 +57,8 @@ type decoder struct {
 func (d *decoder) run(buf []byte, o int) (int, error) {
 	start := o
 	for {
-		if o == len(buf) && !(d.drain && d.used() < len(d.in)) && (d.phase == inStored || d.phase == inHuffman ||
-			!d.drain) {
+		if o == len(buf) && !(d.drain && d.used() < len(d.in)) &&
+			(d.phase == inStored || d.phase == inHuffman || !d.drain) {
 			return o, nil
 		}
 		var err error
@@ -253,6 +253,7 @@ func (d *decoder) moreOutput(o int) error {
 	return d.spanErrorf("output after the last of %d bytes", o)
 }
 
+// tooFar refuses a match that reaches back before the member, the stream or the window given.
 func (d *decoder) tooFar(dist, have int) error {
 	return d.errorf("a match at distance %d, want at most %d", dist, have)
 }

@@ -45,8 +45,8 @@ func (d *decoder) want(n int) error {
 				empty = 0
 			default:
 				if empty++; empty == 100 {
-					return fmt.Errorf("read %v stream at byte %d: %w", d.format, d.base+int64(len(d.in)),
-						io.ErrNoProgress)
+					return fmt.Errorf("read %v stream at byte %d: %w",
+						d.format, d.base+int64(len(d.in)), io.ErrNoProgress)
 				}
 			}
 		}
@@ -82,12 +82,15 @@ func (d *decoder) take(n uint) (uint32, error) {
 	return v, nil
 }
 
+// release drops the references to the buffers of the caller, so that a pooled decoder does not keep
+// them alive.
 func (d *decoder) release() {
 	d.r, d.in, d.pos, d.nb, d.marks = nil, nil, 0, 0, nil
 }
 
 func (d *decoder) off() int64 { return d.bitsUsed() / 8 }
 
+// errorf makes a FormatError at the current byte.
 func (d *decoder) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: d.format.String(), Off: d.off(), Msg: fmt.Sprintf(format, args...)}
 }
@@ -103,11 +106,13 @@ func (d *decoder) truncated() error {
 	return e
 }
 
+// spanErrorf makes a FormatError that wraps errSpan: the stream may be right and the Point wrong.
 func (d *decoder) spanErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: d.format.String(), Off: d.off(), Msg: fmt.Sprintf(format, args...), Err: errSpan}
 }
 
+// stateErrorf makes the FormatError of a State that no decoder writes.
 func (d *decoder) stateErrorf(format string, args ...any) error {
-	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format,
-		args...)}
+	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state",
+		Err: fmt.Errorf(format, args...)}
 }

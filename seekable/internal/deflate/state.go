@@ -127,6 +127,8 @@ func (d *decoder) setState(s []byte) error {
 	return d.setWhere(where, s)
 }
 
+// setWhere restores the part of a State that depends on the kind of block. A dynamic block reads
+// its codes from its header again.
 func (d *decoder) setWhere(where byte, tail []byte) error {
 	switch where {
 	case whereStored:

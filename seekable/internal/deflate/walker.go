@@ -11,6 +11,7 @@ import (
 // symbols that are decoded slowly at its end.
 const inputSize = 128 << 10
 
+// A walker is a decoder with the Point at which it goes on.
 type walker struct {
 	d    decoder
 	next codec.Point // where the next span begins; InEnd and Used are not set

@@ -168,6 +168,8 @@ func (d *decoder) mark(from, n, start int) {
 	}
 }
 
+// tooFar refuses a match that reaches back before the frame, the independent block or the window
+// given.
 func (d *decoder) tooFar(dist, have int) error {
 	return d.errorf("a match at offset %d, want 1 to %d", dist, min(have, windowSize-1))
 }

@@ -135,6 +135,7 @@ func (d *decoder) used(n int) {
 	d.left -= uint64(n)
 }
 
+// raw copies the bytes of an uncompressed block.
 func (d *decoder) raw(buf []byte, o int) (int, error) {
 	if d.left == 0 {
 		return o, d.blockEnd()
@@ -196,6 +197,7 @@ func (d *decoder) take(n int) ([]byte, error) {
 
 func (d *decoder) off() int64 { return d.base + int64(d.pos) }
 
+// errorf makes a FormatError at the current byte.
 func (d *decoder) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.off(), Msg: fmt.Sprintf(format, args...)}
 }
@@ -211,6 +213,7 @@ func (d *decoder) truncated() error {
 	return e
 }
 
+// spanErrorf makes a FormatError that wraps errSpan: the stream may be right and the Point wrong.
 func (d *decoder) spanErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.off(), Msg: fmt.Sprintf(format, args...), Err: errSpan}
 }
@@ -220,7 +223,8 @@ func (d *decoder) moreOutput(o int) error {
 	return d.spanErrorf("output after the last of %d bytes", o)
 }
 
+// checksumError is of the header, block or content that begins at off.
 func (d *decoder) checksumError(kind string, off int64, got, want uint32) error {
-	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got),
-		Want: fmt.Sprintf("%08x", want)}
+	g, w := fmt.Sprintf("%08x", got), fmt.Sprintf("%08x", want)
+	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: g, Want: w}
 }

@@ -65,16 +65,17 @@ func (d *decoder) magic() error {
 		d.kind, d.phase = inApple, atBlock
 	default:
 		d.pos -= 4
-		what := "where a frame begins"
+		place := "where a frame begins"
 		if d.later {
-			what = "after the last frame"
+			place = "after the last frame"
 		}
-		return d.errorf("bytes % x %s, want the magic number of an lz4 frame, 04 22 4d 18, or %q", p, what, appleBlock)
+		return d.errorf("bytes % x %s, want the magic number of an lz4 frame, 04 22 4d 18, or %q", p, place, appleBlock)
 	}
 	d.later = true
 	return err
 }
 
+// skippable passes a skippable frame. Its length, up to 4 GiB, is never held.
 func (d *decoder) skippable() error {
 	p, err := d.take(4)
 	if err != nil {
@@ -94,6 +95,7 @@ func (d *decoder) skippable() error {
 	return nil
 }
 
+// frameHeader reads the frame descriptor and verifies its checksum byte.
 func (d *decoder) frameHeader() error {
 	var head [15]byte
 	p, err := d.take(2)
@@ -172,6 +174,7 @@ func (d *decoder) blockHeader() error {
 	return nil
 }
 
+// appleHeader reads the header of a block of Apple's, or the end mark.
 func (d *decoder) appleHeader() error {
 	p, err := d.take(4)
 	if err != nil {
@@ -198,6 +201,7 @@ func (d *decoder) appleHeader() error {
 	return nil
 }
 
+// enterBlock sets the lengths of a block: in bytes of input, and out bytes of output at the most.
 func (d *decoder) enterBlock(to phase, in uint32, out uint64) {
 	d.phase, d.where = to, atToken
 	d.left, d.blockOut, d.blockMax = uint64(in), 0, out
@@ -236,8 +240,8 @@ func (d *decoder) frameEnd() error {
 		}
 	}
 	if d.flags&flagSize != 0 && d.out != d.content {
-		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: fmt.Sprint(d.out),
-			Want: fmt.Sprint(d.content)}
+		got, want := fmt.Sprint(d.out), fmt.Sprint(d.content)
+		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: got, Want: want}
 	}
 	d.phase = atMagic
 	return nil

@@ -83,12 +83,14 @@ func TestNoMatchIntoWhatIsBefore(t *testing.T) {
 	}{
 		"linked blocks":      {bytes.Join([][]byte{head(0x40), first, block, {0, 0, 0, 0}}, nil), true},
 		"independent blocks": {bytes.Join([][]byte{head(0x60), first, block, {0, 0, 0, 0}}, nil), false},
-		"two frames": {bytes.Join([][]byte{head(0x40), first, {0, 0, 0, 0}, head(0x40), block, {0, 0, 0, 0}},
-			nil), false},
+		"two frames": {
+			bytes.Join([][]byte{head(0x40), first, {0, 0, 0, 0}, head(0x40), block, {0, 0, 0, 0}}, nil), false,
+		},
 	} {
 		out, _, err := tested.WalkAll(bytes.NewReader(c.stream), 1000, 1<<20)
-		if c.ok && (err != io.EOF || string(out) != "xyzazazab") || !c.ok && (err == nil ||
-			!strings.Contains(err.Error(), "a match at offset 2")) {
+		right := err == io.EOF && string(out) == "xyzazazab"
+		refused := codectest.Known(err) && strings.Contains(err.Error(), "a match at offset 2")
+		if c.ok && !right || !c.ok && !refused {
 			t.Errorf("%s: %q, %v", name, out, err)
 		}
 	}

@@ -154,6 +154,7 @@ type stateParser struct {
 	ok bool
 }
 
+// byte returns the next byte. After an error, all methods yield zeros.
 func (p *stateParser) byte() byte {
 	if len(p.s) == 0 {
 		p.ok = false
@@ -179,6 +180,7 @@ func (p *stateParser) hash(h *xxh32) {
 	p.s, p.ok = s, p.ok && ok
 }
 
+// stateErrorf makes the FormatError of a State that no decoder writes.
 func (d *decoder) stateErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format, args...)}
 }

@@ -123,8 +123,10 @@ func TestFramesOfAllKinds(t *testing.T) {
 
 // The examples of xxhash's specification are of long inputs; these values are xxhsum's.
 func TestXXH32(t *testing.T) {
-	for text, want := range map[string]uint32{"": 0x02cc5d05, "a": 0x550d7456, "abc": 0x32d153ff,
-		"Nobody inspects the spammish repetition": 0xe2293b2f} {
+	for text, want := range map[string]uint32{
+		"": 0x02cc5d05, "a": 0x550d7456, "abc": 0x32d153ff,
+		"Nobody inspects the spammish repetition": 0xe2293b2f,
+	} {
 		for cut := range len(text) + 1 {
 			var h, again xxh32
 			h.reset()

@@ -7,6 +7,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A walker is a decoder with the Point at which it goes on.
 type walker struct {
 	d    decoder
 	next codec.Point // where the next span begins; InEnd and Used are not set

@@ -57,8 +57,8 @@ func (d *decoder) readHeader() error {
 		}
 		whole := uint64(len(h)+4) + v + uint64(d.blk.Check.Size())
 		if want := uint64(d.blk.InLen); v > want || (whole+3)&^3 != want {
-			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check", v,
-				want)
+			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check",
+				v, want)
 		}
 	}
 	if flags&0x80 != 0 {
@@ -70,6 +70,7 @@ func (d *decoder) readHeader() error {
 	return d.readFilters(rest, int(flags&3)+1)
 }
 
+// readFilters reads the filter flags (xz-file-format 3.1.5). Only LZMA2 alone is taken.
 func (d *decoder) readFilters(h []byte, filters int) error {
 	for i := range filters {
 		id, rest, ok := vli(h)

@@ -60,6 +60,7 @@ type checksum struct {
 	sha  hash.Hash
 }
 
+// start begins a check of a kind. The SHA-256 is kept for later blocks: each would allocate one.
 func (s *checksum) start(kind Check) {
 	*s = checksum{sha: s.sha}
 	if !kind.Verified() {
@@ -97,10 +98,11 @@ func (s *checksum) value() []byte {
 	return nil
 }
 
+// verify compares the check with the one stored behind the block.
 func (s *checksum) verify(stored []byte, blk Block) error {
 	if got := s.value(); s.kind != CheckNone && !bytes.Equal(got, stored) {
-		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: fmt.Sprintf("%x", got),
-			Want: fmt.Sprintf("%x", stored)}
+		g, w := fmt.Sprintf("%x", got), fmt.Sprintf("%x", stored)
+		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: g, Want: w}
 	}
 	return nil
 }
@@ -153,6 +155,7 @@ func (s *checksum) restore(kind Check, b []byte, length int64) (rest []byte, ok 
 	return rest, true
 }
 
+// stateSize returns the length of the unfinished check in a State, after length bytes of output.
 func (s *checksum) stateSize(length int64) int {
 	switch s.kind {
 	case CheckCRC32:

@@ -44,8 +44,7 @@ func FuzzFile(f *testing.F) {
 // FuzzWalk decodes hostile blocks, and many spans of them alone.
 func FuzzWalk(f *testing.F) {
 	eachSeed(f, func(_ string, blk Block, comp []byte) {
-		f.Add(comp, uint16(blk.OutLen), byte(blk.Check),
-			uint16(300))
+		f.Add(comp, uint16(blk.OutLen), byte(blk.Check), uint16(300))
 	})
 	f.Fuzz(func(t *testing.T, comp []byte, outLen uint16, check byte, size uint16) {
 		blk := Block{InLen: int64(len(comp)), OutLen: int64(outLen), Check: Check(check)}

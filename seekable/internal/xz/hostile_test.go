@@ -142,8 +142,8 @@ func TestRefusals(t *testing.T) {
 		{[]string{"--arm", "--lzma2"}, "ARM BCJ"},
 	} {
 		var format *codec.FormatError
-		if _, err := decodeFile(xz(t, data, c.args...)); !errors.As(err, &format) || !strings.Contains(err.Error(),
-			c.want) {
+		_, err := decodeFile(xz(t, data, c.args...))
+		if !errors.As(err, &format) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c.args, err)
 		}
 	}
@@ -169,13 +169,13 @@ func TestHostileBlocks(t *testing.T) {
 	file := xz(t, data, "-1")
 	chunks := chunksOf(file, readIndex(t, file)[0])
 	lzma := func(f func(c []byte)) []byte { c := bytes.Clone(chunks); f(c); return c }
-	header := func(h ...byte) built {
+	header := func(h ...byte) builtBlock {
 		b := buildBlock(16, chunks, len(data))
 		copy(b.bytes, h)
 		binary.LittleEndian.PutUint32(b.bytes[8:], crc32.ChecksumIEEE(b.bytes[:8]))
 		return b
 	}
-	for name, b := range map[string]built{
+	for name, b := range map[string]builtBlock{
 		"reserved flags":         header(2, 4, filterLZMA, 1, 16),
 		"a compressed size of 0": header(2, 0x40, 0),
 		"a wrong size":           header(2, 0x80, 1, filterLZMA, 1, 16),
@@ -247,8 +247,8 @@ func TestPointsOfOtherBlocks(t *testing.T) {
 	} {
 		pt, b := s.Point, blk
 		change(&pt, &b)
-		if err := Decode(make([]byte, 2500), comp[s.Point.In:s.Point.InEnd], b, pt,
-			want[:s.Start]); !codectest.Known(err) {
+		src := comp[s.Point.In:s.Point.InEnd]
+		if err := Decode(make([]byte, 2500), src, b, pt, want[:s.Start]); !codectest.Known(err) {
 			t.Errorf("%s: Decode: %v", name, err)
 		}
 		if _, err := NewWalker(bytes.NewReader(comp[s.Point.In:]), b, pt, want[:s.Start]); !codectest.Known(err) {
@@ -268,8 +268,8 @@ func TestNextWantsItsHistory(t *testing.T) {
 	if _, _, err := w.Next(make([]byte, 1000), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.Next(make([]byte, 1000), 999); !codectest.Known(err) || !strings.Contains(err.Error(),
-		"want 1000") {
+	_, _, err = w.Next(make([]byte, 1000), 999)
+	if !codectest.Known(err) || !strings.Contains(err.Error(), "want 1000") {
 		t.Fatal(err)
 	}
 }

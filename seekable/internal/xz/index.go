@@ -76,6 +76,7 @@ type indexReader struct {
 	nstreams int
 }
 
+// malformed makes a FormatError at a byte of the file.
 func (r *indexReader) malformed(off int64, format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: off, Msg: fmt.Sprintf(format, args...)}
 }

@@ -79,10 +79,12 @@ func (d *decoder) offset() int64 {
 	return d.off
 }
 
+// malformed makes a FormatError at the first byte not used.
 func (d *decoder) malformed(format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.offset(), Msg: fmt.Sprintf(format, args...)}
 }
 
+// truncated makes the FormatError of an input that ends too early.
 func (d *decoder) truncated() error {
 	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "the input ends within a block",
 		Err: io.ErrUnexpectedEOF}
@@ -110,6 +112,7 @@ func (d *decoder) take(p []byte) (int, error) {
 	return n, nil
 }
 
+// takeAll reads all of p, or fails.
 func (d *decoder) takeAll(p []byte) error {
 	n, err := d.take(p)
 	if err == nil && n < len(p) {
@@ -186,7 +189,7 @@ func (d *decoder) takeSymbols(dst []byte, at int) (int, error) {
 			d.leftOut-(end-at))
 	}
 	if fault == faultDistance {
-		return end - at, d.malformed("a match at decoded byte %d goes %d bytes back, beyond the dictionary or window given",
+		return end - at, d.malformed("a match at decoded byte %d goes %d bytes back, beyond dictionary or window",
 			d.out+int64(end-at), int64(d.rep[0])+1)
 	}
 	return end - at, nil

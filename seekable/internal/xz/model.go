@@ -20,6 +20,7 @@ type model struct {
 	literal    [16][literalStride]uint16
 }
 
+// A lengthModel holds the probabilities of match lengths, of 2 to 273 bytes, for one kind of match.
 type lengthModel struct {
 	choice, choice2 uint16
 	low, mid        [16][8]uint16
@@ -33,6 +34,7 @@ const (
 	states        = 12
 )
 
+// reset sets the probabilities in use to 1024, a half.
 func (m *model) reset(pb, literalBits uint) {
 	m.each(pb, literalBits, func(probs []uint16) {
 		for i := range probs {

@@ -42,6 +42,8 @@ func (d *decoder) appendState(b []byte) []byte {
 	return b
 }
 
+// modelMatters tells whether a later symbol depends on the probabilities. Only then are they in a
+// State.
 func (d *decoder) modelMatters() bool { return !d.needProps && d.phase != phaseEnd }
 
 // restore sets the decoder to a State. It refuses numbers that no decoder of this block can have
@@ -123,6 +125,7 @@ func (d *decoder) checkState(leftOut, leftIn, inLen int64) error {
 	return nil
 }
 
+// badState makes the FormatError of a State that no decoder of the block writes.
 func (d *decoder) badState(format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off,
 		Msg: "a state that cannot be: " + fmt.Sprintf(format, args...)}

@@ -9,6 +9,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A walker is the decoder of one block, from a pool: it is 100 KiB large.
 type walker struct {
 	d   *decoder
 	err error // sticky

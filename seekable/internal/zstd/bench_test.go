@@ -145,8 +145,8 @@ func Benchmark(b *testing.B) {
 		bench("spans alone", func(b *testing.B) {
 			for _, p := range pts {
 				start := p.off - p.pt.Lead
-				if err := Decode(dst[:p.n], src[p.pt.In:p.pt.InEnd], p.pt, data[max(0,
-					start-p.window):start]); err != nil {
+				window := data[max(0, start-p.window):start]
+				if err := Decode(dst[:p.n], src[p.pt.In:p.pt.InEnd], p.pt, window); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -27,7 +27,7 @@ const (
 // tables, which the next block may repeat, and repeat offsets. A parser deals with the tables only.
 type entropy struct {
 	huff []byte // the Huffman tree description sent last, as it was in its block; nil: none
-	tab  [codes]sent
+	tab  [codes]sentTable
 	rep  [3]uint32
 }
 
@@ -195,7 +195,7 @@ func (p *parser) tables(in []byte) (rest []byte, err error) {
 		return nil, fmt.Errorf("compression modes 0x%02x, want the two low bits 0", modes)
 	}
 	for c := range codes {
-		s := sent{}
+		s := sentTable{}
 		switch modes >> (6 - 2*c) & 3 {
 		case 0:
 			s.kind = tablePredefined
@@ -210,7 +210,7 @@ func (p *parser) tables(in []byte) (rest []byte, err error) {
 			if err != nil {
 				return nil, err
 			}
-			p.ent.tab[c] = sent{kind: tableFSE, desc: p.kept(in[:n:n])}
+			p.ent.tab[c] = sentTable{kind: tableFSE, desc: p.kept(in[:n:n])}
 			in = in[n:]
 			continue
 		case 3:

@@ -86,6 +86,7 @@ func (u *unit) finish(made int64, digest *xxhash.Digest) error {
 	return nil
 }
 
+// checkSum compares the low halves of an XXH64, of the frame at off.
 func checkSum(got, want uint32, off int64) error {
 	if got == want {
 		return nil
@@ -122,6 +123,7 @@ func Decode(dst, src []byte, at codec.Point, window []byte) error {
 	return err
 }
 
+// decode is Decode, block by block.
 func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	if at.Lead < 0 || at.Lead >= maxBlock {
 		return malformed(at.In, "lead of %d bytes, want less than %d", at.Lead, maxBlock)

@@ -101,11 +101,13 @@ func (o *output) execute(b *block) error {
 	return nil
 }
 
+// advance moves on by n bytes of output.
 func (o *output) advance(n int) {
 	o.pos += n
 	o.made += int64(n)
 }
 
+// fill sets all of b to v.
 func fill(b []byte, v byte) {
 	if len(b) > 0 {
 		b[0] = v

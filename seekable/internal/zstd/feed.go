@@ -53,6 +53,8 @@ type feeder struct {
 	wg     sync.WaitGroup // decoders of whole frames whose length was not known
 }
 
+// newFeeder returns a feeder over r, which yields the stream from byte off on. The number of its
+// jobs bounds how far it reads ahead.
 func newFeeder(r io.Reader, off int64) *feeder {
 	n := 8 + 2*min(runtime.GOMAXPROCS(0), 16)
 	f := &feeder{in: input{r: r, off: off}, p: newParser(), flight: semaphore.NewWeighted(inFlight),

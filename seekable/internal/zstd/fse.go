@@ -41,8 +41,8 @@ var (
 // addition how many bits a sequence takes.
 type entry uint64
 
-// sent is how a table was sent: enough to build it again.
-type sent struct {
+// A sentTable is a table as it was sent, enough to build it again.
+type sentTable struct {
 	kind byte
 	sym  byte   // of tableRLE
 	desc []byte // of tableFSE: the description's bytes as they were in the block; never written to again
@@ -71,8 +71,8 @@ var symbolBase = func() (t [codes][64]entry) {
 var (
 	defaultLog  = [codes]int{codeLL: 6, codeOF: 5, codeML: 6}
 	defaultNorm = [codes][]int16{
-		codeLL: {4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1,
-			-1, -1, -1},
+		codeLL: {4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1,
+			-1, -1, -1, -1},
 		codeOF: {1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1},
 		codeML: {1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
 			1, 1, 1, 1, 1, 1,
@@ -88,7 +88,7 @@ var (
 )
 
 // set builds the table of a code from how it was sent.
-func (t *tables) set(code int, s sent) error {
+func (t *tables) set(code int, s sentTable) error {
 	switch s.kind {
 	case tableNone:
 		return nil

@@ -80,8 +80,8 @@ func FuzzTable(f *testing.F) {
 		if end > b.Size() {
 			t.Fatalf("frames of %d bytes in a stream of %d", end, b.Size())
 		}
-		if info, err := Sniff(t.Context(), b); err == nil && (info.First < 0 || info.First > b.Size() ||
-			info.Window > maxWindow) {
+		info, err := Sniff(t.Context(), b)
+		if err == nil && (info.First < 0 || info.First > b.Size() || info.Window > maxWindow) {
 			t.Fatalf("%+v of a stream of %d bytes", info, b.Size())
 		}
 	})

@@ -43,8 +43,8 @@ func TestClaimsCostNothing(t *testing.T) {
 	tested.Claims(t, "block", []byte("\x28\xb5\x2f\xfd\x00\x88\xfd\xff\xff"), most)
 	tested.Claims(t, "skippable frame", []byte("\x50\x2a\x4d\x18\xff\xff\xff\xff"), most)
 	// A window of 128 MiB, a petabyte of output before the span, and nothing of either.
-	p := &place{frame: &frame{window: maxWindow, FrameHeader: FrameHeader{ContentSize: -1}}, made: 1 << 50,
-		ent: freshEntropy()}
+	f := &frame{window: maxWindow, FrameHeader: FrameHeader{ContentSize: -1}}
+	p := &place{frame: f, made: 1 << 50, ent: freshEntropy()}
 	at := codec.Point{In: 1 << 40, State: p.encode(1 << 40)}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

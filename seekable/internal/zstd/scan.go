@@ -123,6 +123,7 @@ func Sniff(ctx context.Context, b Blob) (Info, error) {
 	return Info{First: off, Window: f.Window, ContentSize: f.ContentSize, Checksum: f.Checksum, Pzstd: next > 0}, nil
 }
 
+// tooMany makes a FormatError of errBudget: a stream may begin with skippable frames without end.
 func tooMany(off int64, err error) error {
 	if err == errBudget {
 		return malformed(off, "no frame after skippable frames that took %d reads", sniffReads)

@@ -134,7 +134,7 @@ func (w *walker) wholeFrame(s *span, j *job) error {
 		n = int64(len(j.out))
 	}
 	if w.lead > 0 || n > int64(len(s.buf)-s.pos) {
-		w.inline = &open{job: j, in: memory(j.raw, j.in), p: newParser(), first: true}
+		w.inline = &openFrame{job: j, in: memory(j.raw, j.in), p: newParser(), first: true}
 		w.inline.p.keep = true
 		w.inline.in.skip(j.frame.Len)
 		return w.inline.p.reset(freshEntropy())

@@ -63,8 +63,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	}
 	total := skippableHead + n*entry + seekFooter
 	if n > maxTableFrames || total > size {
-		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames", n, total, size,
-			maxTableFrames)
+		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames",
+			n, total, size, maxTableFrames)
 	}
 	if total > int64(len(tail)) {
 		more := make([]byte, total)

@@ -78,8 +78,8 @@ func TestTable(t *testing.T) {
 }
 
 func TestNoTable(t *testing.T) {
-	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": zstdPipe()(t,
-		[]byte("hello"))} {
+	hello := zstdPipe()(t, []byte("hello"))
+	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": hello} {
 		if frames, ok, err := Table(t.Context(), &memBlob{b: src}); frames != nil || ok || err != nil {
 			t.Errorf("%s: %v %v %v", name, frames, ok, err)
 		}
@@ -128,8 +128,8 @@ func TestScan(t *testing.T) {
 	}{
 		{"many small frames, local", many, 1 << 20, 96, 30},
 		{"many small frames, remote", many, 3, -1, 3},
-		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data), 1000,
-			6, 60},
+		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data),
+			1000, 6, 60},
 		{"one frame, local", zstdFile("-3")(t, data), 1000, 1, 50},
 		{"one frame, remote", zstdFile("-3")(t, data), 3, -1, 3},
 		{"no content size", zstdPipe("-3")(t, data), 1000, -1, 1},
@@ -144,8 +144,8 @@ func TestScan(t *testing.T) {
 			continue
 		}
 		if complete != (c.n >= 0) || complete && len(got) != c.n || b.reads > c.maxReads {
-			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d", c.name, len(got), complete,
-				b.reads, c.n, c.maxReads)
+			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d",
+				c.name, len(got), complete, b.reads, c.n, c.maxReads)
 		}
 		if complete && c.n > 0 {
 			checkFrames(t, c.src, data, got)
@@ -170,8 +170,8 @@ func TestScanHopsWhereLengthsAreTold(t *testing.T) {
 	}
 	checkFrames(t, src, data, got)
 	info, err := Sniff(t.Context(), b)
-	if want := (Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}); err != nil ||
-		info != want {
+	want := Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}
+	if err != nil || info != want {
 		t.Errorf("%+v, %v, want %+v", info, err, want)
 	}
 }

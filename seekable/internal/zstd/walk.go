@@ -13,8 +13,8 @@ import (
 // to other goroutines, straight into the caller's buffer.
 type walker struct {
 	feed   *feeder
-	peeked *job  // taken and put back
-	inline *open // a whole frame that is taken block by block after all
+	peeked *job       // taken and put back
+	inline *openFrame // a whole frame that is taken block by block after all
 	spare  []*job
 
 	here   place // where the blocks executed so far end; frame nil: between two frames
@@ -44,8 +44,8 @@ type walker struct {
 	err error
 }
 
-// An open frame is one that was read as a whole and is taken block by block.
-type open struct {
+// An openFrame is one that was read as a whole and is taken block by block.
+type openFrame struct {
 	job   *job
 	in    input
 	p     *parser
@@ -95,6 +95,8 @@ func (w *walker) Close() {
 	w.feed.stop()
 }
 
+// Frontier is the start of the block in which the last span ended, with a lead, or the block
+// boundary after it.
 func (w *walker) Frontier() codec.Point {
 	switch {
 	case w.origin.In >= 0:
@@ -115,6 +117,8 @@ func point(j *job, p *place, lead int) codec.Point {
 	return codec.Point{In: j.in, Lead: lead, State: p.encode(j.in)}
 }
 
+// Next waits for the whole frames decoded beside it, which write to buf. An error of theirs comes
+// first: they lie before the place where fill failed.
 func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 	if w.err != nil {
 		return 0, codec.Point{}, w.err
@@ -182,6 +186,7 @@ func (w *walker) take() *job {
 	return j
 }
 
+// nextJob returns the next block of an open frame, else the next job of the feeder.
 func (w *walker) nextJob() *job {
 	o := w.inline
 	if o == nil {
