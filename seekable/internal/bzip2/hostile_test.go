@@ -17,10 +17,13 @@ func TestTruncatedAnywhere(t *testing.T) {
 }
 
 func TestBitsFlipped(t *testing.T) {
-	tested.BitsFlipped(t, seeds(t), codectest.Flips{
+	states := tested.BitsFlipped(t, seeds(t), codectest.Flips{
 		All: 150, Step: 9,
 		Same: func(bz []byte) int { return 60 * bytes.Count(bz, []byte("BZh")) },
 	})
+	if states == 0 {
+		t.Error("no file has a span with a state")
+	}
 }
 
 func TestErrorsSayWhatIsWrong(t *testing.T) {

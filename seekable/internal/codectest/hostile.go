@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	spanSize = 5000    // of the sweeps
+	spanSize = 5000 // of the sweeps
+	thin     = Sparing * Sparing
 	mostOut  = 1 << 20 // a damaged stream that decodes to more is left there
 )
 
 // sweep returns offsets below n: all of them up to 1,000, and of more the first and last hundreds
 // and 1,000 between.
 func sweep(n int) (offsets []int) {
-	step := 1 + n*Sparing/1000
+	step := 1 + n*thin/1000
 	for i := 0; i < n; i++ {
-		if step == 1 || i < 300/Sparing || i >= n-100/Sparing || i%step == 0 {
+		if step == 1 || i < 300/thin || i >= n-100/thin || i%step == 0 {
 			offsets = append(offsets, i)
 		}
 	}
@@ -62,8 +63,9 @@ type Flips struct {
 
 // BitsFlipped flips bits of each file, and of the input and the State of a span in its middle. A
 // walk of a damaged file fails or yields the right bytes. The last spans before the failure decode
-// alone to the bytes of the walk.
-func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
+// alone to the bytes of the walk. It returns how many files had a span with a State: a small file
+// may have none, but a test must not do without.
+func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) (states int) {
 	found := 0
 	for name, stream := range files {
 		whole, spans := c.walkWhole(t, name, stream, spanSize)
@@ -71,7 +73,7 @@ func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
 		same := 0
 		for i := 0; i < len(stream)*8; i++ {
 			if i > flips.All {
-				i += flips.Step*Sparing - 1
+				i += flips.Step*thin - 1
 			}
 			i = min(i, len(stream)*8-1)
 			bad := bytes.Clone(stream)
@@ -89,9 +91,9 @@ func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
 		if most := flips.Same(stream); same > most {
 			t.Errorf("%s: %d of %d flipped bits change nothing, want at most %d", name, same, len(stream)*8, most)
 		}
-		s := spans[len(spans)/2]
-		if len(spans) == 2 {
-			s = spans[0] // rather than the empty one at the end
+		s := inMiddle(spans)
+		if s.Point.State != nil {
+			states++
 		}
 		c.badInput(t, name, stream, whole, s)
 		found += c.badSpan(t, stream, whole, s)
@@ -100,6 +102,19 @@ func (c Codec) BitsFlipped(t *testing.T, files map[string][]byte, flips Flips) {
 	if found == 0 {
 		t.Error("no bit flipped in the input of any span was found")
 	}
+	return states
+}
+
+// inMiddle returns the span that is nearest to the middle among those with output and a State, or
+// the first span.
+func inMiddle(spans []Span) Span {
+	for i := range spans {
+		s := spans[(len(spans)/2+i)%len(spans)]
+		if s.Point.State != nil && s.End > s.Start {
+			return s
+		}
+	}
+	return spans[0]
 }
 
 // guard is how many bytes behind a span's buffer are watched.
@@ -128,8 +143,8 @@ func (c Codec) badPoint(t *testing.T, name string, stream, whole []byte, s Span)
 	src, window := stream[s.Point.In:s.Point.InEnd], c.window(whole, s.Start, s.Point)
 	bits := len(state) * 8
 	for i := 0; i < bits; i++ {
-		if i > 1000/Sparing {
-			i = min(i+bits*Sparing/1000, bits-1)
+		if i > 1000/thin {
+			i = min(i+bits*thin/1000, bits-1)
 		}
 		pt := s.Point
 		pt.State = bytes.Clone(state)
@@ -187,7 +202,7 @@ func (c Codec) badSpan(t *testing.T, stream, whole []byte, s Span) (found int) {
 	t.Helper()
 	src, window := stream[s.Point.In:s.Point.InEnd], c.window(whole, s.Start, s.Point)
 	bits := len(src) * 8
-	for i := 0; i < bits; i += 1 + bits*Sparing/1000 {
+	for i := 0; i < bits; i += 1 + bits*thin/1000 {
 		bad := bytes.Clone(src)
 		bad[i/8] ^= 1 << (i % 8)
 		if _, err := c.decode(t, int(s.End-s.Start), bad, s.Point, window); err != nil {

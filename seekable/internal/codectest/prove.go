@@ -31,7 +31,7 @@ func (c Codec) Prove(t *testing.T, stream, plain []byte, size int) []Span {
 		}
 		c.proveAlone(t, stream, plain, s)
 	}
-	step := max(1, len(spans)/7)
+	step := max(1, len(spans)*min(Sparing, 3)/7)
 	for i := 0; i < len(spans); i += step {
 		most := 3
 		if i == step {

@@ -22,11 +22,14 @@ func TestTruncatedAnywhere(t *testing.T) {
 }
 
 func TestBitsFlipped(t *testing.T) {
-	gzipped.BitsFlipped(t, seeds(t), codectest.Flips{
+	states := gzipped.BitsFlipped(t, seeds(t), codectest.Flips{
 		All: 400, Step: 13,
 		// Times, names and systems in headers.
 		Same: func(gz []byte) int { return 8 * 100 * bytes.Count(gz, []byte{0x1f, 0x8b, 8}) },
 	})
+	if states == 0 {
+		t.Error("no file has a span with a state")
+	}
 }
 
 func TestErrorsSayWhatIsWrong(t *testing.T) {

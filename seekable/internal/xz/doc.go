@@ -54,8 +54,8 @@
 //	48   4    the range coder's range, not yet brought back above 2^24 where it is below
 //	52   4    the range coder's code
 //	56   n    the check in progress. CRC32: the CRC of the output so far, 4 bytes. CRC64:
-//	          the same, 8 bytes. SHA-256: the eight words after the last whole 64 bytes of output, big
-//	          endian, then the bytes after those. None or a reserved kind: nothing
+//	          the same, 8 bytes. SHA-256: the eight words after the last whole 64 bytes of output,
+//	          big endian, then the bytes after those. None or a reserved kind: nothing
 //	      m   the probabilities, up to the end of the State; nothing if the next LZMA chunk must
 //	          bring properties, or after the block
 //

@@ -16,11 +16,14 @@ func TestTruncatedAnywhere(t *testing.T) {
 }
 
 func TestBitsFlipped(t *testing.T) {
-	tested.BitsFlipped(t, seeds(t), codectest.Flips{
+	states := tested.BitsFlipped(t, seeds(t), codectest.Flips{
 		All: 300, Step: 17,
 		Same:      func(src []byte) int { return 300 },
 		Unchecked: []string{"disk-6-nocheck.zst"},
 	})
+	if states == 0 {
+		t.Error("no file has a span with a state")
+	}
 }
 
 func TestReaders(t *testing.T) {
