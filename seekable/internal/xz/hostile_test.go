@@ -261,6 +261,48 @@ func TestPointsOfOtherBlocks(t *testing.T) {
 	}
 }
 
+// Each field of a State is compared with its bounds, the block and the other fields.
+func TestStatesThatCannotBe(t *testing.T) {
+	file := seeds(t)["text-crc64.xz"]
+	blk := readIndex(t, file)[0]
+	comp := compressed(file, blk)
+	out, spans, err := of(blk).WalkAll(bytes.NewReader(comp), 5000, 1<<20)
+	if err != io.EOF {
+		t.Fatal(err)
+	}
+	s := spans[2] // within an LZMA chunk
+	le := binary.LittleEndian
+	for name, change := range map[string]func(b []byte){
+		"version":                   func(b []byte) { b[0] = 2 },
+		"phase":                     func(b []byte) { b[1] = 4 },
+		"phase of a stored chunk":   func(b []byte) { b[1] = byte(phaseStored) },
+		"end before the block's":    func(b []byte) { b[1] = byte(phaseEnd) },
+		"properties still to come":  func(b []byte) { b[1] |= flagNeedProps },
+		"check":                     func(b []byte) { b[2] = byte(CheckCRC32) },
+		"dictionary":                func(b []byte) { b[3] = 41 },
+		"properties":                func(b []byte) { b[4] = 225 },
+		"LZMA state":                func(b []byte) { b[5] = states },
+		"match longer than any":     func(b []byte) { le.PutUint16(b[6:], 273) },
+		"no output":                 func(b []byte) { le.PutUint64(b[8:], 0) },
+		"output beyond the block":   func(b []byte) { le.PutUint64(b[8:], uint64(blk.OutLen)+1) },
+		"dictionary before output":  func(b []byte) { le.PutUint64(b[16:], le.Uint64(b[8:])+1) },
+		"distance":                  func(b []byte) { le.PutUint32(b[24:], uint32(blk.OutLen)) },
+		"fourth distance":           func(b []byte) { le.PutUint32(b[36:], uint32(blk.OutLen)) },
+		"chunk beyond the block":    func(b []byte) { le.PutUint32(b[40:], uint32(blk.OutLen)) },
+		"chunk input beyond it":     func(b []byte) { le.PutUint32(b[44:], uint32(blk.InLen)) },
+		"no range":                  func(b []byte) { le.PutUint32(b[48:], 0) },
+		"code outside of its range": func(b []byte) { le.PutUint32(b[52:], le.Uint32(b[48:])) },
+	} {
+		pt := s.Point
+		pt.State = bytes.Clone(pt.State)
+		change(pt.State)
+		if err := Decode(make([]byte, 5000), comp[pt.In:pt.InEnd], blk, pt, out[:s.Start]); !codectest.Known(err) ||
+			!strings.Contains(err.Error(), "a state that cannot be") && name != "dictionary" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestNextWantsItsHistory(t *testing.T) {
 	file := seeds(t)["text-crc64.xz"]
 	blk := readIndex(t, file)[0]
