@@ -10,7 +10,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// BenchmarkDecode compares a walk on all cores, one core's Decode, the standard library and two tools on the same file.
+// BenchmarkDecode compares a walk on all cores, one core's Decode, the standard library and two
+// tools on the same file.
 func BenchmarkDecode(b *testing.B) {
 	plain := bytes.Repeat(corpus(b)["program"], 3)
 	bz := codectest.Pipe(b, plain, "bzip2", "-9c")

@@ -6,7 +6,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A blockDecoder holds what decoding a block needs, 4.5 MB at the most. A block that it returns is valid until the next.
+// A blockDecoder holds the tables and buffers for one block, 4.5 MB at the most. A block that it
+// returns is valid until the next.
 type blockDecoder struct {
 	r       bitReader
 	tables  [6]table
@@ -16,7 +17,8 @@ type blockDecoder struct {
 	scratch [32 << 10]byte
 }
 
-// decode decodes the block whose magic number is at a bit of in, the first byte of which is at base in the file. digit bounds its size.
+// decode decodes the block whose magic number is at a bit of in, the first byte of which is at base
+// in the file. digit bounds its size.
 func (d *blockDecoder) decode(in []byte, bit, base int64, digit int) (block, error) {
 	r := &d.r
 	*r = bitReader{in: in, pos: int(bit >> 3)}
@@ -91,7 +93,8 @@ func (d *blockDecoder) symbolMap() (symbols [256]byte, n int) {
 	return symbols, n
 }
 
-// readSelectors reads which table each group of 50 codes uses: places in a list that is moved to front, in unary.
+// readSelectors reads which table each group of 50 codes uses: places in a list that is moved to
+// front, in unary.
 func (d *blockDecoder) readSelectors(n, groups int) bool {
 	list := [6]uint8{0, 1, 2, 3, 4, 5}
 	for i := range n {
@@ -109,8 +112,8 @@ func (d *blockDecoder) readSelectors(n, groups int) bool {
 	return true
 }
 
-// bytes reads the codes into the low bytes of d.next, and returns how many there are. It undoes the move to front and the
-// runs of its first place. end is the code that ends the block.
+// bytes reads the codes into the low bytes of d.next, and returns how many there are. It undoes the
+// move to front and the runs of its first place. end is the code that ends the block.
 func (d *blockDecoder) bytes(nsel int, list *[256]byte, end, most int) (size int, msg string) {
 	if len(d.next) < most {
 		d.next = make([]uint32, most)
@@ -208,7 +211,8 @@ func (d *blockDecoder) unsort(size, origin int) {
 	}
 }
 
-// A bitReader reads bits, the highest of a byte first. Behind its input are zeros; over tells that it read of them.
+// A bitReader reads bits, the highest of a byte first. Behind its input are zeros; over tells that
+// it read of them.
 type bitReader struct {
 	in  []byte
 	pos int
@@ -244,6 +248,8 @@ func (r *bitReader) take(n uint) uint32 {
 	return uint32(v)
 }
 
+// bit returns the position, in bits from the start of in.
 func (r *bitReader) bit() int64 { return int64(r.pos)*8 - int64(r.n) }
 
+// over tells whether more bits were taken than there are: take yields zeros behind the end.
 func (r *bitReader) over() bool { return r.bit() > int64(len(r.in))*8 }

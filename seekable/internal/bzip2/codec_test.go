@@ -16,5 +16,7 @@ var tested = codectest.Codec{
 
 func corpus(tb testing.TB) map[string][]byte {
 	tb.Helper()
-	return codectest.Corpus(tb, codectest.Sizes{Program: 350_000, Disk: 1 << 20, Zeros: 6_000_000})
+	return codectest.Corpus(tb, codectest.Sizes{
+		Program: 310_000, Disk: 1 << 20 / min(codectest.Sparing, 2), Zeros: 6_000_000,
+	})
 }

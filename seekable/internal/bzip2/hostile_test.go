@@ -17,10 +17,13 @@ func TestTruncatedAnywhere(t *testing.T) {
 }
 
 func TestBitsFlipped(t *testing.T) {
-	tested.BitsFlipped(t, seeds(t), codectest.Flips{
+	states := tested.BitsFlipped(t, seeds(t), codectest.Flips{
 		All: 150, Step: 9,
 		Same: func(bz []byte) int { return 60 * bytes.Count(bz, []byte("BZh")) },
 	})
+	if states == 0 {
+		t.Error("no file has a span with a state")
+	}
 }
 
 func TestErrorsSayWhatIsWrong(t *testing.T) {
@@ -29,7 +32,8 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	tested.Refuses(t, "nothing", nil, "the input ends in the middle")
 	tested.Refuses(t, "no bzip2", []byte("BZX91AY&SY12345"), "byte 0x58 where a stream begins, want \"BZh\"")
 	tested.Refuses(t, "digit", edit(func(b []byte) { b[3] = '0' }), "block size '0'")
-	tested.Refuses(t, "magic", edit(func(b []byte) { b[4]++ }), "magic number 0x324159265359, want a block's 0x314159265359")
+	tested.Refuses(t, "magic", edit(func(b []byte) { b[4]++ }),
+		"magic number 0x324159265359, want a block's 0x314159265359")
 	tested.Refuses(t, "randomised", edit(func(b []byte) { b[14] |= 0x80 }), "a randomised block")
 	tested.Refuses(t, "block checksum", edit(func(b []byte) { b[10]++ }), "verify bzip2: CRC-32")
 	tested.Refuses(t, "stream checksum", edit(func(b []byte) { b[len(b)-2]++ }), "verify bzip2: checksum of all blocks")
@@ -37,6 +41,13 @@ func TestErrorsSayWhatIsWrong(t *testing.T) {
 	tested.Refuses(t, "garbage", append(bytes.Clone(bz), "garbage"...), "byte 0x67 after the last stream")
 	tested.Refuses(t, "garbage after zeros", append(bytes.Clone(bz), 0, 0, 7), "byte 0x07 after zeros")
 	tested.Refuses(t, "half a stream", append(bytes.Clone(bz), 'B'), "the input ends in the middle")
+}
+
+// Blocks of 900 kB are announced; the first one ends within its tables.
+func TestClaimsCostNothing(t *testing.T) {
+	bz := seeds(t)["random.bz2"]
+	tested.Claims(t, "stream", []byte("BZh9"), 24<<20)
+	tested.Claims(t, "block", bz[:100], 24<<20)
 }
 
 func TestReaders(t *testing.T) {

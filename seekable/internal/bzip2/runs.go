@@ -6,8 +6,8 @@ import (
 	"math/bits"
 )
 
-// A block is a decoded block, of which some of the output may have been read. Its run-length code is undone while it is read: four equal
-// bytes are followed by a count of how many more there are.
+// A block is a decoded block, of which some of the output may have been read. Its run-length code
+// is undone while it is read: four equal bytes are followed by a count of how many more there are.
 type block struct {
 	packed []byte
 	left   int64 // bytes of output still to come
@@ -19,7 +19,7 @@ type block struct {
 	repeat int // how often last is still to come
 }
 
-// read writes what comes next to dst, and returns how much that is.
+// read fills dst with the next output, or as much as there is, and returns its length.
 func (b *block) read(dst []byte) int {
 	o := 0
 	for o < len(dst) {
@@ -87,8 +87,9 @@ func sum(b block, scratch []byte) (crc uint32, size int64) {
 			return bits.Reverse32(crc), size
 		}
 		size += int64(n)
-		// It is the CRC-32 of everybody, but with the highest bit of each byte first. With the bits of each byte reversed, the
-		// standard library's, which uses the CPU's instructions, gives it reversed.
+		// It is the CRC-32 of everybody, but with the highest bit of each byte first. With the bits
+		// of each byte reversed, the standard library's, which uses the CPU's instructions, gives
+		// it reversed.
 		chunk := scratch[:n]
 		i := 0
 		for ; i+8 <= n; i += 8 {

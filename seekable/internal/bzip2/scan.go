@@ -9,7 +9,7 @@ type scanner struct {
 	begun bool
 }
 
-// from says where the walk is: what lies before it is of no interest.
+// from tells the scanner where the walk is: it drops earlier candidates.
 func (s *scanner) from(bit int64) {
 	if !s.begun {
 		s.begun, s.start = true, -1
@@ -27,7 +27,8 @@ func (s *scanner) open() (int64, bool) { return s.start, s.start >= 0 }
 
 func (s *scanner) drop() { s.start = -1 }
 
-// next finds the next block of which also the end is in in, the first byte of which is at base. It goes on where it stopped.
+// next finds the next block of which also the end is in in, the first byte of which is at base. It
+// goes on where it stopped.
 func (s *scanner) next(in []byte, base int64) (from, to int64, ok bool) {
 	i := s.at>>3 - base
 	for ; i+8 <= int64(len(in)); i++ {

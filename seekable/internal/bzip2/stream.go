@@ -7,6 +7,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A phase names the next part of the input.
 type phase uint8
 
 const (
@@ -18,7 +19,8 @@ const (
 	atEnd
 )
 
-// A place in a file. bit counts from the start of the bytes that the methods are given, the first of which is at base in the file.
+// A place in a file. bit counts from the start of the bytes that the methods are given, the first
+// of which is at base in the file.
 type place struct {
 	base  int64
 	bit   int64
@@ -58,8 +60,9 @@ func (p *place) enterBlock(b *block) {
 	p.phase = inBlock
 }
 
-// between goes over what is between blocks: one header, or trailer, or what is after a stream. last tells that nothing comes after in;
-// otherwise in holds at least 16 bytes from the place on.
+// between passes the bytes between two blocks: one header, one trailer, or the zeros after a
+// stream. last tells that nothing comes after in; otherwise in holds at least 16 bytes from the
+// place on.
 func (p *place) between(in []byte, last bool) error {
 	rest := in[min(int64(len(in)), p.used()):]
 	switch p.phase {
@@ -90,7 +93,8 @@ func (p *place) between(in []byte, last bool) error {
 			return truncated(p.base + int64(len(in)))
 		}
 		if v != endMagic {
-			return p.errorf("magic number %#012x, want a block's %#012x or the end's %#012x", v, uint64(blockMagic), uint64(endMagic))
+			return p.errorf("magic number %#012x, want a block's %#012x or the end's %#012x",
+				v, uint64(blockMagic), uint64(endMagic))
 		}
 		sum, ok := peek(in, p.bit+48, 32)
 		if !ok {
@@ -124,6 +128,8 @@ func (p *place) between(in []byte, last bool) error {
 	return nil
 }
 
+// checksumError is of the block or the stream whose first byte is at off.
 func checksumError(kind string, off int64, got, want uint32) error {
-	return &codec.ChecksumError{Format: "bzip2", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got), Want: fmt.Sprintf("%08x", want)}
+	g, w := fmt.Sprintf("%08x", got), fmt.Sprintf("%08x", want)
+	return &codec.ChecksumError{Format: "bzip2", Kind: kind, Off: off, Got: g, Want: w}
 }

@@ -67,7 +67,8 @@ func TestStreamsAndPadding(t *testing.T) {
 	}
 }
 
-// A magic number within a block makes a walker decode two pieces in vain, and must not make it lose its way.
+// A magic number within a block makes a walker decode two pieces in vain, and must not make it lose
+// its way.
 func TestMagicNumberInsideABlock(t *testing.T) {
 	plain := corpus(t)["program"][:120]
 	for i := range 120 {
@@ -92,8 +93,9 @@ func TestMagicNumberInsideABlock(t *testing.T) {
 	}
 }
 
-// withMagic puts a number into the first block of a stream, as a part of a code table that no code uses. In such a table 10 and 11 make the length
-// longer and shorter, and 0 goes to the next symbol.
+// withMagic puts a number into the first block of a stream, as a part of a code table that no code
+// uses. In such a table 10 and 11 make the length longer and shorter, and 0 goes to the next
+// symbol.
 func withMagic(stream []byte, magic uint64) []byte {
 	d := new(blockDecoder)
 	d.r = bitReader{in: stream, pos: 4}

@@ -9,11 +9,11 @@ const (
 type table struct {
 	first [1 << firstBits]uint16 // for codes of up to firstBits
 	limit [maxLen + 1]uint32     // for each length: the first 20 bits that are above its codes
-	base  [maxLen + 1]uint32     // and what to take from a code to have its place in order
+	base  [maxLen + 1]uint32     // and subtracted from a code, it gives the place of the symbol in order
 	order [258]uint16
 }
 
-// read reads the lengths of n codes, and returns what is wrong with them.
+// read reads the lengths of n codes. It returns a message if they are malformed, else "".
 func (t *table) read(r *bitReader, n int) string {
 	var lens [258]uint8
 	var count [maxLen + 1]int
@@ -32,7 +32,8 @@ func (t *table) read(r *bitReader, n int) string {
 		count[l]++
 	}
 	clear(t.first[:])
-	// Codes are in order of their lengths, and of their symbols within a length. Some may be left over.
+	// Codes are in order of their lengths, and of their symbols within a length. Some may be left
+	// over.
 	code, at := uint32(0), uint32(0)
 	var next [maxLen + 1]uint32
 	for l := 1; l <= maxLen; l++ {

@@ -11,16 +11,17 @@ import (
 
 const readSize = 256 << 10
 
-// A walker reads ahead, finds the magic numbers of blocks, and decodes what lies between them on all cores. Such a number may also occur by chance
-// within a block, or on purpose. So what was decoded ahead counts only if the block before it ended exactly there, and where nothing does,
-// the block is decoded in place.
+// A walker reads ahead, finds the magic numbers of blocks, and decodes the bytes between them on
+// all cores. Such a number may also occur by chance within a block, or on purpose. So a block
+// decoded ahead counts only if the block before it ended exactly at its start. Where none was
+// decoded ahead, Next decodes the block itself.
 type walker struct {
 	r    io.Reader
-	rerr error // what r ended with
+	rerr error // the error that ended r
 	in   []byte
 	p    place // bit counts from in[0]
 	b    block
-	by   *blockDecoder // what holds b
+	by   *blockDecoder // the decoder whose memory b is
 	lead int           // to drop of the next block
 
 	scan  scanner
@@ -34,15 +35,15 @@ type walker struct {
 // A job decodes one block.
 type job struct {
 	at   int64 // its bit in the file
-	cut  bool  // it was given no more than the bytes to what looked like the next magic number
+	cut  bool  // its input ended at a candidate for the next magic number
 	done chan struct{}
 	by   *blockDecoder
 	b    block // end counts from the start of the file
 	err  error
 }
 
-// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. It needs no window. It reads ahead of what it returns, at
-// most 16 blocks.
+// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. It needs no
+// window. It reads at most 16 blocks ahead of the span.
 func NewWalker(r io.Reader, at codec.Point, _ []byte) (codec.Walker, error) {
 	p, err := start(at)
 	if err != nil {
@@ -185,8 +186,8 @@ func (w *walker) ahead() {
 	}
 }
 
-// segment finds the next block that no job has: its first bit, and that of the next magic number, 0 if the file ends before.
-// It reads until there is one, or the block is longer than a block can be.
+// segment finds the next block that no job has: its first bit, and that of the next magic number, 0
+// if the file ends before. It reads until there is one, or the block is longer than a block can be.
 func (w *walker) segment() (from, to int64, ok bool) {
 	for {
 		from, to, ok = w.scan.next(w.in, w.p.base)
@@ -208,7 +209,8 @@ func (w *walker) segment() (from, to int64, ok bool) {
 // most bounds the input that is held.
 func (w *walker) most() int64 { return w.p.bit>>3 + int64(w.cores+2)*maxBlock/2 }
 
-// want reads until there are n bytes from the place on, or all that is left. Only an error other than io.EOF is returned.
+// want reads until there are n bytes from the place on, or all that is left. Only an error other
+// than io.EOF is returned.
 func (w *walker) want(n int) error {
 	for int64(len(w.in))-w.p.bit>>3 < int64(n) && w.rerr == nil {
 		w.more()
@@ -221,7 +223,7 @@ func (w *walker) want(n int) error {
 
 func (w *walker) readerFailed() bool { return w.rerr != nil && w.rerr != io.EOF }
 
-// more reads once, and drops what has been used.
+// more reads once, and drops the used input.
 func (w *walker) more() {
 	if drop := w.p.bit >> 3; drop > int64(len(w.in))/2 {
 		w.in = w.in[:copy(w.in, w.in[drop:])]
@@ -247,6 +249,8 @@ func (w *walker) more() {
 	w.rerr = fmt.Errorf("read bzip2 file at byte %d: %w", w.p.base+int64(len(w.in)), io.ErrNoProgress)
 }
 
+// Frontier is the Point of the next span. Where the last one ended within a block, its Lead skips
+// the used part.
 func (w *walker) Frontier() codec.Point {
 	return codec.Point{In: w.next.In, Lead: w.next.Lead, State: w.next.State}
 }
@@ -267,7 +271,7 @@ func (w *walker) Close() {
 	}
 }
 
-// release gives back what holds the block.
+// release gives the decoder of the block back.
 func (w *walker) release() {
 	if w.by != nil {
 		decoders.Put(w.by)

@@ -23,7 +23,7 @@ func NewMarks(n int) *Marks {
 	return &Marks{bits: make([]uint64, words)}
 }
 
-// Recycle gives the set back, for NewMarks to make another one of. Nobody may use it any more.
+// Recycle lets NewMarks reuse the memory of the set, which must not be used any more.
 func (m *Marks) Recycle() { spareMarks.Put(m) }
 
 // A Run is a run of marked positions: From, …, From+N-1.
@@ -65,19 +65,21 @@ func (m *Marks) List() []Run {
 	return runs
 }
 
-// clip returns what of the positions from, …, from+n-1 lies in the set.
+// clip returns the part of the positions from, …, from+n-1 that lies in the set.
 func (m *Marks) clip(from, n int) (start, end int) {
 	return max(from, 0), min(from+n, len(m.bits)*64)
 }
 
-// word returns the word that position from lies in, with a mask of the k positions in it from there on and before end.
+// word returns the word that position from lies in, with a mask of the k positions in it from there
+// on and before end.
 func word(from, end int) (i int, mask uint64, k int) {
 	b := from & 63
 	k = min(64-b, end-from)
 	return from >> 6, (^uint64(0) >> (64 - k)) << b, k
 }
 
-// Add marks the positions from, …, from+n-1. Positions outside the set are ignored: they lie outside the window.
+// Add marks the positions from, …, from+n-1. Positions outside the set are ignored: they lie
+// outside the window.
 func (m *Marks) Add(from, n int) {
 	from, end := m.clip(from, n)
 	for from < end {

@@ -9,7 +9,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// BenchWalk measures a walk, with its checksums and Points, of a stream that decodes to size bytes, in spans of 16 MiB.
+// BenchWalk measures a walk, with its checksums and Points, of a stream that decodes to size bytes,
+// in spans of 16 MiB.
 func (c Codec) BenchWalk(b *testing.B, stream []byte, size int) {
 	b.SetBytes(int64(size))
 	buf := make([]byte, c.Window+16<<20)

@@ -10,11 +10,12 @@ import (
 	"testing"
 )
 
-// Pipe runs a tool of Debian's over some bytes. A missing tool is an error that names its package.
+// Pipe returns the output of one of Debian's tools over some bytes. A missing tool fails the test
+// and names its package.
 func Pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 	tb.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		pkg := map[string]string{"bgzip": "tabix", "xz": "xz-utils"}[name]
+		pkg := map[string]string{"bgzip": "tabix", "xz": "xz-utils", "pzstd": "zstd"}[name]
 		if pkg == "" {
 			pkg = name
 		}
@@ -31,14 +32,14 @@ func Pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 	return out
 }
 
-// go test -args -corpus FILE puts a large file of your choice to the proof.
+// corpusFile is for a proof over a large file: go test -args -corpus FILE.
 var corpusFile = flag.String("corpus", "", "a file to compress instead of a part of this program")
 
 // Sizes are the lengths, in bytes, of some files of a corpus.
 type Sizes struct{ Program, Disk, Zeros int }
 
-// Corpus returns what is compressed: among other things a program, and something like a partitioned disk. The program must be longer
-// than 300 KB.
+// Corpus returns files to compress, by name: a program of more than 300 kB, an image of a
+// partitioned disk, random bytes, zeros and two small files.
 func Corpus(tb testing.TB, size Sizes) map[string][]byte {
 	tb.Helper()
 	name := "/proc/self/exe"
@@ -55,15 +56,15 @@ func Corpus(tb testing.TB, size Sizes) map[string][]byte {
 	return map[string][]byte{
 		"program": program,
 		"disk":    diskLike(program, size.Disk),
-		"random":  noise(300_000),
+		"random":  Noise(300_000),
 		"zeros":   make([]byte, size.Zeros),
 		"small":   []byte("a small file, with a small file in it\n"),
 		"empty":   {},
 	}
 }
 
-// diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned disk do, and puts a repeated pattern
-// and something that does not compress among them.
+// diskLike lays pieces of a program between long runs of zeros, as file systems on a partitioned
+// disk do, among repeated patterns and random bytes.
 func diskLike(program []byte, size int) []byte {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	disk := make([]byte, size)
@@ -82,20 +83,41 @@ func diskLike(program []byte, size int) []byte {
 				disk[i] = "0123456789ab"[i%(3+n%9)]
 			}
 		case 3:
-			copy(disk[at:], noise(n/4))
+			copy(disk[at:], Noise(n/4))
 		}
 		at += (n + 4095) &^ 4095
 	}
 	return disk
 }
 
-func noise(n int) []byte {
+// Text returns n bytes of the Go source of the package under test.
+func Text(tb testing.TB, n int) (text []byte) {
+	tb.Helper()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		text = append(text, b...)
+	}
+	if len(text) < n {
+		tb.Fatalf("the source of the package has %d bytes, want %d", len(text), n)
+	}
+	return text[:n:n]
+}
+
+// Noise returns n random bytes, the same in every run.
+func Noise(n int) []byte {
 	p := make([]byte, n)
 	rand.NewChaCha8([32]byte{byte(n)}).Read(p)
 	return p
 }
 
-// Seeds returns the files of testdata/seeds with this ending of the name, by name.
+// Seeds returns the files of testdata/seeds whose names have this ending, by name.
 func Seeds(tb testing.TB, ending string) map[string][]byte {
 	tb.Helper()
 	names, err := filepath.Glob("testdata/seeds/*" + ending)

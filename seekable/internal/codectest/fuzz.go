@@ -8,26 +8,27 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// FuzzSpans walks a hostile stream and decodes each of the first most spans of it alone. It returns what a walk decodes before it ends or fails, up to
-// limit bytes and a span.
-func (c Codec) FuzzSpans(t *testing.T, stream []byte, size, limit, most int) []byte {
+// FuzzSpans walks a hostile stream and decodes each of the first most spans of it alone. It returns
+// the output and the error of the walk, which goes on up to limit bytes and a span.
+func (c Codec) FuzzSpans(t *testing.T, stream []byte, size, limit, most int) ([]byte, error) {
 	t.Helper()
 	out, spans, err := c.WalkAll(bytes.NewReader(stream), size, limit)
 	if err != nil && err != io.EOF && !Known(err) {
 		t.Fatalf("walk: %v", err)
 	}
 	c.Alone(t, stream, out, spans[:min(len(spans), most)])
-	return out
+	return out, err
 }
 
-// Alone decodes spans of a stream that decodes to plain, with nothing of the window but what their Points mark.
+// Alone decodes spans of a stream that decodes to plain, with the marked bytes of their windows
+// only.
 func (c Codec) Alone(t *testing.T, stream, plain []byte, spans []Span) {
 	t.Helper()
 	for _, s := range spans {
-		dst := make([]byte, s.End-s.Start)
-		window := sparse(c.window(plain, s.Start), s.Point.Used, 0x5a)
-		if err := c.Decode(dst, stream[s.Point.In:s.Point.InEnd], s.Point, window); err != nil || !bytes.Equal(dst, plain[s.Start:s.End]) {
-			t.Fatalf("Decode at %d: %v\n%x", s.Start, err, stream)
+		src := stream[s.Point.In:s.Point.InEnd]
+		dst, err := c.decode(t, int(s.End-s.Start), src, s.Point, c.Sparse(plain, s, 0x5a))
+		if err != nil || !bytes.Equal(dst, plain[s.Start:s.End]) {
+			t.Fatalf("Decode at %d of %d bytes: %v\n%x", s.Start, s.End-s.Start, err, stream)
 		}
 	}
 }
@@ -37,34 +38,34 @@ func (c Codec) Seed(files map[string][]byte, add func(pt codec.Point, src []byte
 	for _, stream := range files {
 		out, spans, _ := c.WalkAll(bytes.NewReader(stream), 1000, mostOut)
 		for _, s := range spans[:min(3, len(spans))] {
-			add(s.Point, stream[s.Point.In:s.Point.InEnd], int(s.End-s.Start), c.window(out, s.Start))
+			add(s.Point, stream[s.Point.In:s.Point.InEnd], int(s.End-s.Start), c.window(out, s.Start, s.Point))
 		}
 	}
 }
 
-// FuzzDecode decodes a span of size bytes of which nothing is to be trusted, and starts a walk there.
-func (c Codec) FuzzDecode(t *testing.T, state, src []byte, lead, size int, window []byte) {
+// FuzzDecode decodes a hostile span of size bytes, twice if it is accepted, and starts a walk
+// there. It returns the Point, and the error of Decode. A fuzzer cannot tell a nil State from an
+// empty one: both are a natural start.
+func (c Codec) FuzzDecode(t *testing.T, state, src []byte, lead, size int, window []byte) (codec.Point, error) {
 	t.Helper()
-	pt := codec.Point{In: 1 << 40, InEnd: 1<<40 + int64(len(src)), State: state, Lead: lead}
-	dst := make([]byte, max(0, size)%(1<<18))
+	pt := codec.Point{Lead: lead, InEnd: int64(len(src))}
+	if len(state) > 0 {
+		pt = codec.Point{In: FuzzIn, InEnd: FuzzIn + int64(len(src)), State: state, Lead: lead}
+	}
+	size = max(0, size) % (1 << 18)
 	before := append(bytes.Clone(src), window...)
-	if err := c.Decode(dst, src, pt, window); err != nil && !Known(err) {
-		t.Fatalf("Decode: %v", err)
-	}
-	if !bytes.Equal(before, append(bytes.Clone(src), window...)) {
-		t.Fatal("Decode wrote to its input or window")
-	}
-	w, err := c.NewWalker(bytes.NewReader(src), pt, window)
-	if err != nil {
-		if !Known(err) {
-			t.Fatalf("NewWalker: %v", err)
+	dst, failure := c.decode(t, size, src, pt, window)
+	if failure == nil {
+		if again, err := c.decode(t, size, src, pt, window); err != nil || !bytes.Equal(again, dst) {
+			t.Fatalf("a second Decode differs: %v", err)
 		}
-		return
 	}
-	defer w.Close()
-	at := min(len(window), c.Window)
-	buf := append(bytes.Clone(window[len(window)-at:]), dst...)
-	if _, _, err := w.Next(buf, at); err != nil && err != io.EOF && !Known(err) {
-		t.Fatalf("Next: %v", err)
+	c.resume(t, src, pt, window[len(window)-min(len(window), c.Window):], size)
+	if !bytes.Equal(before, append(bytes.Clone(src), window...)) {
+		t.Fatal("Decode or Next wrote to its input or window")
 	}
+	return pt, failure
 }
+
+// FuzzIn is the compressed offset of FuzzDecode's Points in the middle of a stream.
+const FuzzIn = 1 << 40

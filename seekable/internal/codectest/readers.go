@@ -8,7 +8,8 @@ import (
 	"testing/iotest"
 )
 
-// Readers walks a stream that comes from readers of several kinds: some yield little at a time, some fail, at every byte.
+// Readers walks a stream from readers that yield little at a time, and from readers that fail, at
+// every byte.
 func (c Codec) Readers(t *testing.T, stream []byte) {
 	t.Helper()
 	whole, spans := c.walkWhole(t, "plain reader", stream, spanSize)
@@ -29,7 +30,7 @@ func (c Codec) Readers(t *testing.T, stream []byte) {
 		}
 	}
 	broken := errors.New("the cable is out")
-	for n := range len(stream) {
+	for _, n := range sweep(len(stream)) {
 		r := io.MultiReader(bytes.NewReader(stream[:n]), iotest.ErrReader(broken))
 		if out, _, err := c.WalkAll(r, spanSize, 1<<30); !errors.Is(err, broken) || !bytes.HasPrefix(whole, out) {
 			t.Fatalf("reader fails at %d: %v", n, err)

@@ -10,7 +10,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// BenchmarkWalk compares a walk, with its CRC-32 and its Points, with klauspost's reader and with gzip -dc on the same stream.
+// BenchmarkWalk compares a walk, with its CRC-32 and its Points, with klauspost's reader and with
+// gzip -dc on the same stream.
 func BenchmarkWalk(b *testing.B) {
 	plain := codectest.Corpus(b, codectest.Sizes{Program: 1_500_000, Disk: 1 << 20})["program"]
 	for _, level := range []string{"-1", "-6", "-9"} {

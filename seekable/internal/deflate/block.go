@@ -1,11 +1,13 @@
 package deflate
 
-// lengthOrder is the order in which a header gives the lengths of the code length codes (RFC 1951, 3.2.7).
+// lengthOrder is the order in which a header gives the lengths of the code length codes (RFC 1951,
+// 3.2.7).
 var lengthOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
 // block reads the header of the next block.
 func (d *decoder) block() error {
-	// A dynamic header is copied from the input when it has been read, so it must be there in one piece.
+	// A dynamic header is copied from the input when it has been read, so it must be there in one
+	// piece.
 	if err := d.want(maxHeader + 8); err != nil {
 		return err
 	}
@@ -44,12 +46,13 @@ func (d *decoder) block() error {
 	return nil
 }
 
+// fixedBlock sets the codes of a fixed block (RFC 1951, 3.2.6), which the stream does not carry.
 func (d *decoder) fixedBlock() {
 	d.lit, d.dist, d.fixed = fixedLit, fixedDist, true
 	d.phase = inHuffman
 }
 
-// dynamicBlock reads the codes of a dynamic block, and keeps a copy of what it read in d.header.
+// dynamicBlock reads the codes of a dynamic block, and keeps a copy of their bits in d.header.
 func (d *decoder) dynamicBlock() error {
 	start := d.base*8 + int64(d.pos)*8 - int64(d.nb)
 	counts, err := d.take(14)

@@ -1,41 +1,57 @@
-// Package deflate enters deflate streams (RFC 1951) in the middle: bare ones, as zip members are, and gzip files (RFC 1952).
+// Package deflate enters deflate streams (RFC 1951) in the middle: bare ones, as zip members are,
+// and gzip files (RFC 1952).
 //
 // # Where decoding can start
 //
-// At any symbol. Between two symbols a decoder's state is small: a position in bits, the Huffman codes of the block that it
-// is in, and the last 32 KiB of output. So spans begin and end exactly where the caller wants them: Lead is always 0. A match that
-// a span's end cuts is a part of the state.
+// At any symbol. Between two symbols a decoder's state is small: a position in bits, the Huffman
+// codes of the block that it is in, and the last 32 KiB of output. So spans begin and end exactly
+// where the caller wants them: Lead is always 0. A match that a span's end cuts is a part of the
+// state.
 //
-// A walker stops as soon as the span is full, and looks at nothing that follows. The end-of-block symbol, the gzip trailer and
-// the next member's header belong to the span that comes after them; at the end of the stream that span may be empty.
+// A walker stops as soon as the span is full, and looks at nothing that follows. The end-of-block
+// symbol, the gzip trailer and the next member's header belong to the span that comes after them;
+// at the end of the stream that span may be empty.
 //
 // # State, version 1
 //
-// A Point's State is nil at the start of a stream or of a gzip member. Otherwise it is, in this order:
+// A Point's State is nil at the start of a stream or of a gzip member. Otherwise it is, in this
+// order:
 //
 //	byte 0    the version of this layout, 1
 //	byte 1    bits 0-2  how many low bits of the byte at In are already used
 //	          bit  3    BFINAL of the block
-//	          bits 4-5  where: 0 in a stored block, 1 in a fixed block, 2 in a dynamic block, 3 at the end of the stream
+//	          bits 4-5  where: 0 in a stored block, 1 in a fixed block, 2 in a dynamic block,
+//	                    3 at the end of the stream
 //	          bit  6    1 for gzip, 0 for bare deflate
 //	          bit  7    0
-//	uvarint   bytes of output so far in the gzip member, or in the bare stream: no match may reach further back
+//	uvarint   bytes of output so far in the gzip member, or in the bare stream: no match may reach
+//	          further back
 //	4 bytes   gzip only: the CRC-32 of these bytes, little-endian
-//	uvarint   bytes left of a match that the span's end cut, 0 to 257; always 0 outside fixed and dynamic blocks
+//	uvarint   bytes left of a match that the span's end cut, 0 to 257; always 0 outside fixed and
+//	          dynamic blocks
 //	uvarint   only if these are not 0: the match's distance, 1 to 32768
 //	2 bytes   stored block only: how many of its bytes are left, little-endian
-//	rest      dynamic block only: the block's header as it is in the stream (RFC 1951, 3.2.7), from HLIT to the last code
-//	          length, moved so that it begins at bit 0 of its first byte, and with zero bits to fill its last byte
+//	rest      dynamic block only: the block's header as it is in the stream (RFC 1951, 3.2.7), from
+//	          HLIT to the last code length, moved so that it begins at bit 0 of its first byte, and
+//	          with zero bits to fill its last byte
 //
-// A uvarint is as in Go's encoding/binary: seven bits a byte, low ones first, the high bit set on all bytes but the last. At the
-// end of the stream all values are 0 and In is where the stream ended.
+// A uvarint is as in Go's encoding/binary: seven bits a byte, low ones first, the high bit set on
+// all bytes but the last. At the end of the stream all values are 0 and In is where the stream
+// ended.
 //
-// # What is checked
+// # Checks
 //
-// As strict as zlib: codes must be complete (but for a single distance code), distances must not reach before the member, and there must be
-// an end-of-block code. A member's CRC-32 and length are compared when its trailer is passed, also when the walk or the span began
-// inside the member, because State carries the CRC-32. What follows the last member must be zeros (tapes and
-// padded files have them); gzip ignores other bytes with a warning, here they are a FormatError.
+// As strict as zlib: codes must be complete (but for a single distance code), distances must not
+// reach before the member, and there must be an end-of-block code. A member's CRC-32 and length are
+// compared when its trailer is passed, also when the walk or the span began inside the member,
+// because State carries the CRC-32. Only zeros may follow the last member (tapes and padded files
+// have them); gzip ignores other bytes with a warning, here they are a FormatError.
+//
+// # Dangers
+//
+// A span out of the middle of a member has no check of its own. The fast paths write up to 7 bytes
+// too many within the buffer they are given, so bytes behind the output are undefined until the
+// span is full.
 package deflate
 
 import (
@@ -46,12 +62,15 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// Format tells what is around the deflate blocks.
+// A Format is the container of the deflate blocks.
 type Format int
 
 const (
-	Gzip Format = iota // members with header and trailer, one after another, up to the end of the input
-	Raw                // nothing: one deflate stream, which ends with its final block. Its length and checksum are the caller's to check
+	// Gzip is members with header and trailer, one after another, up to the end of the input.
+	Gzip Format = iota
+	// Raw is one deflate stream, which ends with its final block. The caller checks its length and
+	// checksum.
+	Raw
 )
 
 func (f Format) String() string {
@@ -64,10 +83,11 @@ func (f Format) String() string {
 // windowSize is the furthest that a match reaches back.
 const windowSize = 32 << 10
 
-// errSpan is the cause of errors of Decode that can only come from a wrong Point, not from a wrong stream.
+// errSpan is the cause of errors of Decode that can only come from a wrong Point, not from a wrong
+// stream.
 var errSpan = errors.New("the span does not fit the stream")
 
-// scratch is what Decode needs and a next Decode can use again.
+// scratch is the memory of one Decode, used again by later ones.
 type scratch struct {
 	d   decoder
 	buf [2*windowSize + fastOut]byte
@@ -75,12 +95,14 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// Decode decodes one span. src holds the compressed bytes from at.In to at.InEnd, all of which must be used, and dst is
-// exactly as long as the span. window holds the bytes of output before the span; only the last 32 KiB matter, and only those that
-// at.Used marks. It does not keep any of its arguments.
+// Decode decodes one span. src holds the compressed bytes from at.In to at.InEnd, all of which must
+// be used, and dst is exactly as long as the span. window holds the bytes of output before the
+// span; only the last 32 KiB matter, and only those that at.Used marks. It does not keep any of its
+// arguments.
 func Decode(dst, src []byte, format Format, at codec.Point, window []byte) error {
 	if at.Lead != 0 {
-		return &codec.FormatError{Format: format.String(), Off: at.In, Msg: "a lead in a point, which has none in this format", Err: errSpan}
+		return &codec.FormatError{Format: format.String(), Off: at.In,
+			Msg: "a lead in a point, which has none in this format", Err: errSpan}
 	}
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
@@ -91,7 +113,8 @@ func Decode(dst, src []byte, format Format, at codec.Point, window []byte) error
 	}
 	d.in, d.span = src, true
 
-	// The window and the first bytes of the span have to lie side by side. What comes later has its history in dst.
+	// The window and the first bytes of the span have to lie side by side. Later bytes have their
+	// history in dst.
 	window = window[max(0, len(window)-windowSize):]
 	first := min(len(dst), len(s.buf)-len(window))
 	buf := s.buf[:len(window)+first]

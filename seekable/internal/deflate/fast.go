@@ -3,21 +3,23 @@ package deflate
 import "encoding/binary"
 
 const (
-	// fastIn is how many bytes of input fastSymbols must have: two loads of 8 bytes, of which at most 7 are used.
+	// fastIn is how many bytes of input fastSymbols must have: two loads of 8 bytes, of which at
+	// most 7 are used.
 	fastIn = 16
-	// fastOut is how much room for output it must have: three literals and a match of 258 bytes, which is copied in pieces of 16
-	// bytes and so may write 15 too many.
+	// fastOut is how much room for output it must have: three literals and a match of 258 bytes,
+	// which is copied in pieces of 16 bytes and so may write 15 too many.
 	fastOut = 3 + 258 + 16
 )
 
-// fastSymbols decodes symbols as long as there are fastIn bytes of input and fastOut bytes of room, or until the block ends.
-// No match is left when it is called and when it returns.
+// fastSymbols decodes symbols as long as there are fastIn bytes of input and fastOut bytes of room,
+// or until the block ends. No match is left when it is called and when it returns.
 func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 	in, pos, b, nb := d.in, d.pos, d.b, d.nb
 	lit, dist := d.lit, d.dist
 	lastIn, lastOut := len(in)-fastIn, len(buf)-fastOut
 	for pos <= lastIn && o <= lastOut {
-		// At least 56 bits. The bits above nb are those of the byte at pos, which will be or-ed in once more.
+		// At least 56 bits. The bits above nb are those of the byte at pos, which will be or-ed in
+		// once more.
 		b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
 		pos += int((63 - nb) >> 3)
 		nb |= 56
@@ -125,7 +127,8 @@ func (d *decoder) setInput(pos int, b uint64, nb uint) {
 	d.unread()
 }
 
-// near holds for each distance below 8 the factor that repeats the bytes, and how many bytes 8 of them are in whole periods.
+// near holds for each distance below 8 the factor that repeats the bytes, and how many bytes 8 of
+// them are in whole periods.
 var near = [8]struct {
 	factor uint64
 	step   int
@@ -139,7 +142,8 @@ var near = [8]struct {
 	7: {0x0100000000000001, 7},
 }
 
-// copyNear writes a match whose distance is below 16, so that it may overlap itself. It writes up to 7 bytes too many.
+// copyNear writes a match whose distance is below 16, so that it may overlap itself. It writes up
+// to 7 bytes too many.
 func copyNear(buf []byte, o, back, n int) {
 	end := o + n
 	if back >= 8 {

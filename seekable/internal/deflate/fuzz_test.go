@@ -7,7 +7,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// FuzzWalk decodes hostile streams, bare ones in comparison with compress/flate, and every span of them alone.
+// FuzzWalk decodes hostile streams, bare ones in comparison with compress/flate, and every span of
+// them alone.
 func FuzzWalk(f *testing.F) {
 	for _, gz := range seeds(f) {
 		f.Add(gz, true, uint16(500))

@@ -22,6 +22,7 @@ type headerReader struct {
 	crc uint32
 }
 
+// next returns the next byte of the header and adds it to the CRC of the header.
 func (h *headerReader) next() (byte, error) {
 	d := h.d
 	if d.pos == len(d.in) {
@@ -38,6 +39,7 @@ func (h *headerReader) next() (byte, error) {
 	return c, nil
 }
 
+// skip passes n bytes of the header.
 func (h *headerReader) skip(n int) error {
 	for range n {
 		if _, err := h.next(); err != nil {
@@ -63,7 +65,8 @@ func (d *decoder) memberHeader() error {
 		if want := [3]byte{0x1f, 0x8b, 8}; i < len(want) && c != want[i] {
 			d.pos = int(start - d.base)
 			if d.trailing {
-				return d.errorf("byte %#02x after the last gzip member, want %#02x of another one, or zeros", c, want[i])
+				return d.errorf("byte %#02x after the last gzip member, want %#02x of another one, or zeros",
+					c, want[i])
 			}
 			return d.errorf("byte %#02x where a gzip member begins, want % x", c, want)
 		}
@@ -138,7 +141,7 @@ func (d *decoder) trailer() error {
 	return nil
 }
 
-// padding decides what follows a member: another, or zeros, or nothing.
+// padding tells the bytes after a member apart: another member, zeros, or the end.
 func (d *decoder) padding() error {
 	if err := d.want(1); err != nil {
 		return err

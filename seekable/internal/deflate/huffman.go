@@ -13,14 +13,17 @@ const (
 	maxLit  = 286 // symbols that a dynamic block may give a length (RFC 1951, 3.2.7), and zlib accepts
 	maxDist = 30
 
-	// maxHeader is the longest dynamic block header in bytes: 14 bits of counts, 19 lengths of 3 bits, and 316 symbols that each
-	// take a code of up to 7 bits; a repeat's extra bits are at most 7 for 11 lengths.
+	// maxHeader is the longest dynamic block header in bytes: 14 bits of counts, 19 lengths of 3
+	// bits, and 316 symbols that each take a code of up to 7 bits; a repeat's extra bits are at
+	// most 7 for 11 lengths.
 	maxHeader = (14 + 19*3 + (maxLit+maxDist)*7 + 7) / 8
 )
 
-// A table maps the next bits of input to an entry. The first 1<<litBits or 1<<distBits entries are indexed by the next bits
-// themselves, and longer codes go on in a second table behind them. The longest that codes of 288 and 32 symbols can get is 2342 and 402
-// entries (zlib's enough.c computes it); the sizes are the powers of two above, so that a masked index needs no bounds check.
+// A table maps the next bits of input to an entry. The first 1<<litBits or 1<<distBits entries are
+// indexed by the next bits themselves, and longer codes go on in a second table behind them. The
+// longest that codes of 288 and 32 symbols can get is 2342 and 402 entries (zlib's enough.c
+// computes it); the sizes are the powers of two above, so that a masked index needs no bounds
+// check.
 type (
 	litTable  [4096]uint32
 	distTable [512]uint32
@@ -32,10 +35,12 @@ type (
 //	length       base << 16 | bits of the code << 8 | bits of the code and its extra bits
 //	distance     the same
 //	end of block isSpecial | isEnd | bits of the code
-//	second table its start << 16 | isSpecial | isTable | its index bits << 8 | bits of the first table's index
+//	second table its start << 16 | isSpecial | isTable | its index bits << 8 |
+//	             bits of the first table's index
 //	no such code isSpecial
 //
-// The low byte is what to take from the input. In a second table, bits of the code are those after the first table's index.
+// The low byte is the number of bits to take from the input. In a second table, bits of the code
+// are those after the first table's index.
 const (
 	isLiteral = 1 << 31
 	isSpecial = 1 << 15
@@ -81,8 +86,8 @@ type codes struct {
 	n      int
 }
 
-// sort orders the symbols that have a length. partial tells that the code is empty or a single code of one bit,
-// the only ones that may leave codes over.
+// sort orders the symbols that have a length. partial tells that the code is empty or a single code
+// of one bit, the only ones that may leave codes over.
 func (c *codes) sort(lens []uint8, mayBePartial bool) (partial bool, err error) {
 	clear(c.count[:])
 	for _, l := range lens {
@@ -111,7 +116,8 @@ func (c *codes) sort(lens []uint8, mayBePartial bool) (partial bool, err error) 
 	return room > 0, nil
 }
 
-// fill builds a table of a code that sort accepted. entries gives each symbol's entry; first is how many bits index the first table.
+// fill builds a table of a code that sort accepted. entries gives each symbol's entry; first is how
+// many bits index the first table.
 func (c *codes) fill(table []uint32, entries []uint32, first uint, partial bool) {
 	if partial {
 		for i := range table[:1<<first] {
@@ -124,8 +130,9 @@ func (c *codes) fill(table []uint32, entries []uint32, first uint, partial bool)
 		}
 		return
 	}
-	// Codes are sent with their first bit lowest, so code is kept reversed: the next code of the same length is found by
-	// clearing the ones on top and setting the zero below them. A longer code goes on from there, a zero on top.
+	// Codes are sent with their first bit lowest, so code is kept reversed: the next code of the
+	// same length is found by clearing the ones on top and setting the zero below them. A longer
+	// code goes on from there, a zero on top.
 	code, at, size := uint32(0), 0, uint(0)
 	for l := uint(1); l <= first; l++ {
 		if size == 0 {
@@ -168,7 +175,8 @@ func (c *codes) fill(table []uint32, entries []uint32, first uint, partial bool)
 	}
 }
 
-// withLen makes an entry of a code of l bits from that of no bits. In literals and special ones bits 8-11 mean nothing.
+// withLen makes an entry of a code of l bits from that of no bits. In literals and special ones
+// bits 8-11 mean nothing.
 func withLen(e uint32, l uint) uint32 { return e + uint32(l)<<8 + uint32(l) }
 
 // nextCode returns the next code of l bits, reversed; the one after the last does not matter.

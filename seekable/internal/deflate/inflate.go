@@ -7,7 +7,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// phase is what comes next in the input.
+// A phase names the next part of the input.
 type phase uint8
 
 const (
@@ -27,7 +27,7 @@ type decoder struct {
 	b    uint64
 	nb   uint
 	base int64     // the place of in[0] in the stream
-	r    io.Reader // what comes after in; nil: nothing
+	r    io.Reader // yields the input after in; nil: none
 	skip uint      // low bits of the next byte that are used already
 
 	format    Format
@@ -47,16 +47,18 @@ type decoder struct {
 	header    []byte // of the dynamic block
 
 	marks *codec.Marks // which bytes before the span are referred to; nil: nobody asks
-	span  bool         // in is what a Point says that a span needs
-	drain bool         // go on after buf is full, as long as there is input, to check what belongs to the span
+	span  bool         // in is the whole input of a span
+	drain bool         // go on after buf is full, as long as there is input, to check the rest of the span's
 }
 
-// run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error, io.EOF at the end of the stream.
-// buf[:o] is output from before. On return what is written behind the returned place, up to len(buf), is of no meaning.
+// run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error,
+// io.EOF at the end of the stream. buf[:o] is output from before. On return the bytes behind the
+// returned place, up to len(buf), are undefined.
 func (d *decoder) run(buf []byte, o int) (int, error) {
 	start := o
 	for {
-		if o == len(buf) && !(d.drain && d.used() < len(d.in)) && (d.phase == inStored || d.phase == inHuffman || !d.drain) {
+		if o == len(buf) && !(d.drain && d.used() < len(d.in)) &&
+			(d.phase == inStored || d.phase == inHuffman || !d.drain) {
 			return o, nil
 		}
 		var err error
@@ -90,7 +92,7 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 	}
 }
 
-// blockEnd tells what comes after a block.
+// blockEnd sets the phase after a block.
 func (d *decoder) blockEnd() {
 	switch {
 	case !d.final:
@@ -126,9 +128,9 @@ func (d *decoder) stored(buf []byte, o int) (int, error) {
 	return o + n, nil
 }
 
-// symbols decodes symbols of a block into buf[o:] until buf is full, or the block ends, or much of the input is used. Matches may
-// reach back to low; what they refer to before start is marked. start is not below low, so that one comparison is enough for
-// most matches.
+// symbols decodes symbols of a block into buf[o:] until buf is full, or the block ends, or much of
+// the input is used. Matches may reach back to low; the bytes before start that they refer to are
+// marked. start is not below low, so that one comparison is enough for most matches.
 func (d *decoder) symbols(buf []byte, o, low, start int) (int, error) {
 	var err error
 	for turn := 0; ; turn++ {
@@ -152,7 +154,8 @@ func (d *decoder) symbols(buf []byte, o, low, start int) (int, error) {
 	}
 }
 
-// symbol decodes one symbol, or writes what is left of a match, as far as buf goes. It is for the ends of the input and of buf.
+// symbol decodes one symbol, or writes the rest of a match, as far as buf goes. It is for the ends
+// of the input and of buf.
 func (d *decoder) symbol(buf []byte, o, low, start int) (int, error) {
 	if d.matchLen > 0 {
 		return d.match(buf, o, low, start)
@@ -209,7 +212,7 @@ func (d *decoder) symbol(buf []byte, o, low, start int) (int, error) {
 	return d.match(buf, o, low, start)
 }
 
-// match writes what is left of a match, as far as buf goes.
+// match writes the rest of a match, as far as buf goes.
 func (d *decoder) match(buf []byte, o, low, start int) (int, error) {
 	if o == len(buf) {
 		return o, d.moreOutput(o)
@@ -250,6 +253,7 @@ func (d *decoder) moreOutput(o int) error {
 	return d.spanErrorf("output after the last of %d bytes", o)
 }
 
+// tooFar refuses a match that reaches back before the member, the stream or the window given.
 func (d *decoder) tooFar(dist, have int) error {
 	return d.errorf("a match at distance %d, want at most %d", dist, have)
 }

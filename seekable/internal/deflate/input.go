@@ -8,7 +8,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// The input of a decoder is in[pos:], with the low nb bits of b before it. Outside of fastSymbols, the bits of b above nb are zero.
+// The input of a decoder is in[pos:], with the low nb bits of b before it. Outside of fastSymbols,
+// the bits of b above nb are zero.
 
 // used returns how many bytes of in have been used, a byte of which some bits are used among them.
 func (d *decoder) used() int { return d.pos - int(d.nb>>3) }
@@ -44,7 +45,8 @@ func (d *decoder) want(n int) error {
 				empty = 0
 			default:
 				if empty++; empty == 100 {
-					return fmt.Errorf("read %v stream at byte %d: %w", d.format, d.base+int64(len(d.in)), io.ErrNoProgress)
+					return fmt.Errorf("read %v stream at byte %d: %w",
+						d.format, d.base+int64(len(d.in)), io.ErrNoProgress)
 				}
 			}
 		}
@@ -80,29 +82,37 @@ func (d *decoder) take(n uint) (uint32, error) {
 	return v, nil
 }
 
+// release drops the references to the buffers of the caller, so that a pooled decoder does not keep
+// them alive.
 func (d *decoder) release() {
 	d.r, d.in, d.pos, d.nb, d.marks = nil, nil, 0, 0, nil
 }
 
 func (d *decoder) off() int64 { return d.bitsUsed() / 8 }
 
+// errorf makes a FormatError at the current byte.
 func (d *decoder) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: d.format.String(), Off: d.off(), Msg: fmt.Sprintf(format, args...)}
 }
 
-// truncated tells that the input ends too early: the stream, or the bytes that a Point says are enough.
+// truncated tells that the input ends too early: the stream, or the bytes that a Point says are
+// enough.
 func (d *decoder) truncated() error {
-	e := &codec.FormatError{Format: d.format.String(), Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
+	e := &codec.FormatError{Format: d.format.String(), Off: d.base + int64(len(d.in)),
+		Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
 	if d.span {
 		e.Err = errors.Join(errSpan, io.ErrUnexpectedEOF)
 	}
 	return e
 }
 
+// spanErrorf makes a FormatError that wraps errSpan: the stream may be right and the Point wrong.
 func (d *decoder) spanErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: d.format.String(), Off: d.off(), Msg: fmt.Sprintf(format, args...), Err: errSpan}
 }
 
+// stateErrorf makes the FormatError of a State that no decoder writes.
 func (d *decoder) stateErrorf(format string, args ...any) error {
-	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format, args...)}
+	return &codec.FormatError{Format: d.format.String(), Off: d.base, Msg: "a bad state",
+		Err: fmt.Errorf(format, args...)}
 }

@@ -46,7 +46,8 @@ func canonical(lens []uint8) []uint32 {
 	return codes
 }
 
-// randomLens returns the lengths of a complete code of at least two of n symbols; must has one of them.
+// randomLens returns the lengths of a complete code of at least two of n symbols; must has one of
+// them.
 func randomLens(rnd *rand.Rand, n, must int) []uint8 {
 	leaves := []uint8{1, 1}
 	for want := 2 + rnd.IntN(n-1); len(leaves) < want; {
@@ -74,7 +75,8 @@ func randomLens(rnd *rand.Rand, n, must int) []uint8 {
 	return lens
 }
 
-// randomBlock returns a stream of one dynamic block with random codes and symbols. Sometimes a match reaches too far.
+// randomBlock returns a stream of one dynamic block with random codes and symbols. Sometimes a
+// match reaches too far.
 func randomBlock(rnd *rand.Rand) []byte {
 	nlit, ndist := 257+rnd.IntN(30), 1+rnd.IntN(30)
 	lit := randomLens(rnd, nlit, 256)

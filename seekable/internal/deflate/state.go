@@ -20,7 +20,8 @@ const (
 	whereEnd     = 3
 )
 
-// state returns the State of the place that the decoder is at. It is at one of four: where a span can end.
+// state returns the State of the place that the decoder is at. It is at one of four: where a span
+// can end.
 func (d *decoder) state() []byte {
 	flags := byte(d.bitsUsed() & 7)
 	if d.final {
@@ -126,6 +127,8 @@ func (d *decoder) setState(s []byte) error {
 	return d.setWhere(where, s)
 }
 
+// setWhere restores the part of a State that depends on the kind of block. A dynamic block reads
+// its codes from its header again.
 func (d *decoder) setWhere(where byte, tail []byte) error {
 	switch where {
 	case whereStored:

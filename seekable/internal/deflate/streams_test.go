@@ -83,7 +83,8 @@ func TestEveryLevelOfKlauspost(t *testing.T) {
 	}
 }
 
-// Stored blocks: what klauspost's checkpoints lose their place after.
+// Stored blocks throw checkpoints out of step that count from the end of the block before:
+// klauspost's do.
 func TestStoredBlocksAmongOthers(t *testing.T) {
 	program := corpus(t)["program"]
 	packed := codectest.Pipe(t, program, "xz", "-1c")

@@ -7,10 +7,11 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// inputSize is how much compressed input a walker holds. It only has to be large beside the few symbols that are
-// decoded slowly at its end.
+// inputSize is how much compressed input a walker holds. It only has to be large beside the few
+// symbols that are decoded slowly at its end.
 const inputSize = 128 << 10
 
+// A walker is a decoder with the Point at which it goes on.
 type walker struct {
 	d    decoder
 	next codec.Point // where the next span begins; InEnd and Used are not set
@@ -18,8 +19,9 @@ type walker struct {
 	err  error       // every error stays
 }
 
-// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point other than a start, window is
-// the output before it: the last 32 KiB, or all there was of the member.
+// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point
+// other than a start, window is the output before it: the last 32 KiB, or all there was of the
+// member.
 func NewWalker(r io.Reader, format Format, at codec.Point, window []byte) (codec.Walker, error) {
 	w := &walker{next: codec.Point{In: at.In, State: at.State}}
 	if err := w.d.init(format, at); err != nil {

@@ -3,15 +3,17 @@ package lz4
 import "encoding/binary"
 
 const (
-	// fastIn is how much of a block's input fastSequences must have for a sequence: a token, 14 literals, which are copied as 16, an offset
-	// and one byte of match length. A block's last sequence has no match: with so much left, another one follows.
+	// fastIn is how much of a block's input fastSequences must have for a sequence: a token, 14
+	// literals, which are copied as 16, an offset and one byte of match length. A block's last
+	// sequence has no match: with so much left, another one follows.
 	fastIn = 1 + 16 + 2 + 1
-	// fastOut is how much room for output it must have: 14 literals and a match of 18 bytes, which is copied as 32.
+	// fastOut is how much room for output it must have: 14 literals and a match of 18 bytes, which
+	// is copied as 32.
 	fastOut = 14 + 32
 )
 
-// sequences decodes sequences of a block into buf[o:] until buf is full, or the block ends, or the input has to be read again. What matches refer to
-// before start is marked.
+// sequences decodes sequences of a block into buf[o:] until buf is full, or the block ends, or the
+// input has to be read again. The bytes before start that matches refer to are marked.
 func (d *decoder) sequences(buf []byte, o, start int) (int, error) {
 	low := o - int(min(d.reach(), uint64(o))) // matches may reach back to here
 	start = max(start, low)                   // so that one comparison is enough for most matches
@@ -114,7 +116,7 @@ func (d *decoder) copyLiterals(buf []byte, o int) (int, error) {
 	return o + n, nil
 }
 
-// offset reads what follows the literals.
+// offset reads the offset after the literals, or finds the end of the block.
 func (d *decoder) offset() error {
 	lo, err := d.blockByte()
 	if err != nil {
@@ -136,7 +138,7 @@ func (d *decoder) offset() error {
 	return nil
 }
 
-// match writes what is left of a match, as far as buf goes.
+// match writes the rest of a match, as far as buf goes.
 func (d *decoder) match(buf []byte, o, low, start int) (int, error) {
 	if o == len(buf) {
 		return o, d.moreOutput(o)
@@ -147,7 +149,8 @@ func (d *decoder) match(buf []byte, o, low, start int) (int, error) {
 		return o, d.tooFar(d.matchDist, o-low)
 	}
 	d.mark(from, n, start)
-	// Bytes that the match wrote are among those that it copies, if it overlaps itself: each turn doubles them.
+	// Bytes that the match wrote are among those that it copies, if it overlaps itself: each turn
+	// doubles them.
 	for end := o + n; o < end; {
 		o += copy(buf[o:end], buf[from:o])
 	}
@@ -165,11 +168,14 @@ func (d *decoder) mark(from, n, start int) {
 	}
 }
 
+// tooFar refuses a match that reaches back before the frame, the independent block or the window
+// given.
 func (d *decoder) tooFar(dist, have int) error {
 	return d.errorf("a match at offset %d, want 1 to %d", dist, min(have, windowSize-1))
 }
 
-// fastSequences decodes whole sequences as long as there is much input and room. It may do nothing. The caller counts blockOut.
+// fastSequences decodes whole sequences as long as there is much input and room. It may do nothing.
+// The caller counts blockOut.
 func (d *decoder) fastSequences(buf []byte, o, low, start int) (int, error) {
 	in, pos := d.in, d.pos
 	if d.left < uint64(len(in)-pos) {

@@ -8,7 +8,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// kind is what the input is in.
+// A kind is the container of the blocks.
 type kind uint8
 
 const (
@@ -18,12 +18,12 @@ const (
 	inNothing // a frame is to come, or the end
 )
 
-// phase is what comes next in the input.
+// A phase names the next part of the input.
 type phase uint8
 
 const (
 	atMagic phase = iota // a frame of any kind, or after the first, the end
-	atBlock              // a block's header, or what ends the frame
+	atBlock              // a block's header, or the frame's end mark
 	inRaw                // the bytes of a block that is not compressed
 	inBlock              // a compressed block
 	atEnd
@@ -43,7 +43,7 @@ type decoder struct {
 	in   []byte // in[pos:] is still to be used
 	pos  int
 	base int64     // the place of in[0] in the stream
-	r    io.Reader // what comes after in; nil: nothing
+	r    io.Reader // yields the input after in; nil: none
 
 	kind  kind
 	phase phase
@@ -67,12 +67,13 @@ type decoder struct {
 	matchDist int
 
 	marks *codec.Marks // which bytes before the span are referred to; nil: nobody asks
-	span  bool         // in is what a Point says that a span needs
-	drain bool         // go on after buf is full, as long as there is input, to check what belongs to the span
+	span  bool         // in is the whole input of a span
+	drain bool         // go on after buf is full, as long as there is input, to check the rest of the span's
 }
 
-// run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error, io.EOF at the end of the stream.
-// buf[:o] is output from before. On return what is written behind the returned place, up to len(buf), is of no meaning.
+// run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error,
+// io.EOF at the end of the stream. buf[:o] is output from before. On return the bytes behind the
+// returned place, up to len(buf), are undefined.
 func (d *decoder) run(buf []byte, o int) (int, error) {
 	start := o
 	for {
@@ -99,7 +100,8 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 // some decodes some of a block.
 func (d *decoder) some(buf []byte, o, start int) (int, error) {
 	if d.left > 0 {
-		// As much as is looked at without reading again, so that the sums below are made while the bytes are in the CPU's cache.
+		// As much as is looked at without reading again, so that the sums below are made while the
+		// bytes are in the CPU's cache.
 		if err := d.want(fastIn); err != nil {
 			return o, err
 		}
@@ -133,6 +135,7 @@ func (d *decoder) used(n int) {
 	d.left -= uint64(n)
 }
 
+// raw copies the bytes of an uncompressed block.
 func (d *decoder) raw(buf []byte, o int) (int, error) {
 	if d.left == 0 {
 		return o, d.blockEnd()
@@ -194,19 +197,23 @@ func (d *decoder) take(n int) ([]byte, error) {
 
 func (d *decoder) off() int64 { return d.base + int64(d.pos) }
 
+// errorf makes a FormatError at the current byte.
 func (d *decoder) errorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.off(), Msg: fmt.Sprintf(format, args...)}
 }
 
-// truncated tells that the input ends too early: the stream, or the bytes that a Point says are enough.
+// truncated tells that the input ends too early: the stream, or the bytes that a Point says are
+// enough.
 func (d *decoder) truncated() error {
-	e := &codec.FormatError{Format: "lz4", Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle", Err: io.ErrUnexpectedEOF}
+	e := &codec.FormatError{Format: "lz4", Off: d.base + int64(len(d.in)), Msg: "the input ends in the middle",
+		Err: io.ErrUnexpectedEOF}
 	if d.span {
 		e.Err = errors.Join(errSpan, io.ErrUnexpectedEOF)
 	}
 	return e
 }
 
+// spanErrorf makes a FormatError that wraps errSpan: the stream may be right and the Point wrong.
 func (d *decoder) spanErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.off(), Msg: fmt.Sprintf(format, args...), Err: errSpan}
 }
@@ -216,6 +223,8 @@ func (d *decoder) moreOutput(o int) error {
 	return d.spanErrorf("output after the last of %d bytes", o)
 }
 
+// checksumError is of the header, block or content that begins at off.
 func (d *decoder) checksumError(kind string, off int64, got, want uint32) error {
-	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: fmt.Sprintf("%08x", got), Want: fmt.Sprintf("%08x", want)}
+	g, w := fmt.Sprintf("%08x", got), fmt.Sprintf("%08x", want)
+	return &codec.ChecksumError{Format: "lz4", Kind: kind, Off: off, Got: g, Want: w}
 }

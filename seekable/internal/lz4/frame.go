@@ -25,7 +25,8 @@ const (
 	flagDictionary  = 1 << 0
 
 	legacyBlock = 8 << 20
-	// legacyMost is the most input that a legacy block has (LZ4_COMPRESSBOUND). A larger number is another frame's magic.
+	// legacyMost is the most input that a legacy block has (LZ4_COMPRESSBOUND). A larger number is
+	// another frame's magic.
 	legacyMost = legacyBlock + legacyBlock/255 + 16
 )
 
@@ -37,7 +38,7 @@ func maxBlock(bd byte) uint64 {
 	return 1 << (8 + 2*(bd>>4))
 }
 
-// magic reads what tells a frame's kind, and its header.
+// magic reads a frame's magic number and its header.
 func (d *decoder) magic() error {
 	if err := d.want(4); err != nil {
 		return err
@@ -64,16 +65,17 @@ func (d *decoder) magic() error {
 		d.kind, d.phase = inApple, atBlock
 	default:
 		d.pos -= 4
-		what := "where a frame begins"
+		place := "where a frame begins"
 		if d.later {
-			what = "after the last frame"
+			place = "after the last frame"
 		}
-		return d.errorf("bytes % x %s, want the magic number of an lz4 frame, 04 22 4d 18, or %q", p, what, appleBlock)
+		return d.errorf("bytes % x %s, want the magic number of an lz4 frame, 04 22 4d 18, or %q", p, place, appleBlock)
 	}
 	d.later = true
 	return err
 }
 
+// skippable passes a skippable frame. Its length, up to 4 GiB, is never held.
 func (d *decoder) skippable() error {
 	p, err := d.take(4)
 	if err != nil {
@@ -93,6 +95,7 @@ func (d *decoder) skippable() error {
 	return nil
 }
 
+// frameHeader reads the frame descriptor and verifies its checksum byte.
 func (d *decoder) frameHeader() error {
 	var head [15]byte
 	p, err := d.take(2)
@@ -102,7 +105,8 @@ func (d *decoder) frameHeader() error {
 	n := copy(head[:], p)
 	d.flags, d.sizes = p[0], p[1]
 	if d.flags>>6 != 1 || d.flags&flagReserved != 0 || maxBlock(d.sizes) == 0 {
-		return d.errorf("a frame header with FLG %#02x and BD %#02x, want version 1 and a block size of 4 to 7", d.flags, d.sizes)
+		return d.errorf("a frame header with FLG %#02x and BD %#02x, want version 1 and a block size of 4 to 7",
+			d.flags, d.sizes)
 	}
 	if d.flags&flagSize != 0 {
 		if p, err = d.take(8); err != nil {
@@ -128,7 +132,7 @@ func (d *decoder) frameHeader() error {
 	return nil
 }
 
-// blockHeader reads how long the next block is, or what ends the frame.
+// blockHeader reads the length of the next block, or the end mark of the frame.
 func (d *decoder) blockHeader() error {
 	if d.kind == inApple {
 		return d.appleHeader()
@@ -170,6 +174,7 @@ func (d *decoder) blockHeader() error {
 	return nil
 }
 
+// appleHeader reads the header of a block of Apple's, or the end mark.
 func (d *decoder) appleHeader() error {
 	p, err := d.take(4)
 	if err != nil {
@@ -196,6 +201,7 @@ func (d *decoder) appleHeader() error {
 	return nil
 }
 
+// enterBlock sets the lengths of a block: in bytes of input, and out bytes of output at the most.
 func (d *decoder) enterBlock(to phase, in uint32, out uint64) {
 	d.phase, d.where = to, atToken
 	d.left, d.blockOut, d.blockMax = uint64(in), 0, out
@@ -234,7 +240,8 @@ func (d *decoder) frameEnd() error {
 		}
 	}
 	if d.flags&flagSize != 0 && d.out != d.content {
-		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: fmt.Sprint(d.out), Want: fmt.Sprint(d.content)}
+		got, want := fmt.Sprint(d.out), fmt.Sprint(d.content)
+		return &codec.ChecksumError{Format: "lz4", Kind: "size", Off: off, Got: got, Want: want}
 	}
 	d.phase = atMagic
 	return nil

@@ -16,7 +16,8 @@ const (
 	stateBits  = 1<<5 - 1
 )
 
-// state returns the State of the place that the decoder is at, which is in a block, or at the end of the stream.
+// state returns the State of the place that the decoder is at, which is in a block, or at the end
+// of the stream.
 func (d *decoder) state() []byte {
 	if d.phase == atEnd {
 		return []byte{stateVersion, byte(inNothing)}
@@ -77,7 +78,7 @@ func (d *decoder) init(at codec.Point) error {
 	return nil
 }
 
-// parse is the inverse of state. What p holds is not trusted.
+// parse is the inverse of state. p is not trusted.
 func (d *decoder) parse(p *stateParser) bool {
 	flags := p.byte()
 	d.kind = kind(flags & 3)
@@ -153,6 +154,7 @@ type stateParser struct {
 	ok bool
 }
 
+// byte returns the next byte. After an error, all methods yield zeros.
 func (p *stateParser) byte() byte {
 	if len(p.s) == 0 {
 		p.ok = false
@@ -178,6 +180,7 @@ func (p *stateParser) hash(h *xxh32) {
 	p.s, p.ok = s, p.ok && ok
 }
 
+// stateErrorf makes the FormatError of a State that no decoder writes.
 func (d *decoder) stateErrorf(format string, args ...any) error {
 	return &codec.FormatError{Format: "lz4", Off: d.base, Msg: "a bad state", Err: fmt.Errorf(format, args...)}
 }

@@ -14,7 +14,8 @@ import (
 func TestEveryPointOfEverySetting(t *testing.T) {
 	plains := corpus(t)
 	for _, args := range []string{
-		"-1", "-9", "-12 -B4", "--fast=9 -B5", "-1 -B4 -BD", "-9 -B6 -BD", "-3 -B7 -BD -BX", "-1 -B4 -BX", "--no-frame-crc -B4", "-l", "-9 -l",
+		"-1", "-9", "-12 -B4", "--fast=9 -B5", "-1 -B4 -BD", "-9 -B6 -BD", "-3 -B7 -BD -BX", "-1 -B4 -BX",
+		"--no-frame-crc -B4", "-l", "-9 -l",
 	} {
 		for name, plain := range plains {
 			t.Run(args+"/"+name, func(t *testing.T) {
@@ -33,8 +34,8 @@ func TestEveryPointOfEverySetting(t *testing.T) {
 	}
 }
 
-// apple wraps the blocks of a frame of 64 KiB blocks into Apple's format. If they are independent, it replaces some of them by plain ones
-// of two lengths.
+// apple wraps the blocks of a frame of 64 KiB blocks into Apple's format. If they are independent,
+// it replaces some of them by plain ones of two lengths.
 func apple(t *testing.T, frame, plain []byte, independent bool) []byte {
 	t.Helper()
 	at := 7
@@ -122,7 +123,10 @@ func TestFramesOfAllKinds(t *testing.T) {
 
 // The examples of xxhash's specification are of long inputs; these values are xxhsum's.
 func TestXXH32(t *testing.T) {
-	for text, want := range map[string]uint32{"": 0x02cc5d05, "a": 0x550d7456, "abc": 0x32d153ff, "Nobody inspects the spammish repetition": 0xe2293b2f} {
+	for text, want := range map[string]uint32{
+		"": 0x02cc5d05, "a": 0x550d7456, "abc": 0x32d153ff,
+		"Nobody inspects the spammish repetition": 0xe2293b2f,
+	} {
 		for cut := range len(text) + 1 {
 			var h, again xxh32
 			h.reset()

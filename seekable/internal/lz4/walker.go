@@ -7,14 +7,16 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A walker is a decoder with the Point at which it goes on.
 type walker struct {
 	d    decoder
 	next codec.Point // where the next span begins; InEnd and Used are not set
 	err  error       // every error stays
 }
 
-// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point other than a start, window is
-// the output before it: the last 64 KiB, or all that matches there may refer to.
+// NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point
+// other than a start, window is the output before it: the last 64 KiB, or all that matches there
+// may refer to.
 func NewWalker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
 	w := &walker{next: codec.Point{In: at.In, State: at.State}}
 	if err := w.d.init(at); err != nil {

@@ -5,7 +5,8 @@ import (
 	"math/bits"
 )
 
-// XXH32 of seed 0 (xxhash_spec.md of the xxHash project), of which the unfinished state can be kept.
+// XXH32 of seed 0 (xxhash_spec.md of the xxHash project), of which the unfinished state can be
+// kept.
 const (
 	prime1 uint32 = 2654435761
 	prime2 uint32 = 2246822519
@@ -14,6 +15,8 @@ const (
 	prime5 uint32 = 374761393
 )
 
+// An xxh32 is an unfinished XXH32 with the seed 0, by the specification in
+// xxhash/doc/xxhash_spec.md.
 type xxh32 struct {
 	v     [4]uint32
 	total uint64
@@ -53,10 +56,12 @@ func (h *xxh32) rounds(p []byte) {
 	h.v = [4]uint32{a, b, c, d}
 }
 
+// sum returns the hash of the bytes so far, and leaves h as it is.
 func (h *xxh32) sum() uint32 {
 	s := h.v[2] + prime5
 	if h.total >= 16 {
-		s = bits.RotateLeft32(h.v[0], 1) + bits.RotateLeft32(h.v[1], 7) + bits.RotateLeft32(h.v[2], 12) + bits.RotateLeft32(h.v[3], 18)
+		s = bits.RotateLeft32(h.v[0], 1) + bits.RotateLeft32(h.v[1], 7) +
+			bits.RotateLeft32(h.v[2], 12) + bits.RotateLeft32(h.v[3], 18)
 	}
 	s += uint32(h.total)
 	p := h.tail[:h.total%16]
@@ -71,6 +76,7 @@ func (h *xxh32) sum() uint32 {
 	return s ^ s>>16
 }
 
+// append appends the unfinished hash to s, as the package comment describes it.
 func (h *xxh32) append(s []byte) []byte {
 	s = binary.AppendUvarint(s, h.total)
 	for _, v := range h.v {
@@ -79,7 +85,7 @@ func (h *xxh32) append(s []byte) []byte {
 	return append(s, h.tail[:h.total%16]...)
 }
 
-// parse is the inverse of append. It returns what follows, or false.
+// parse is the inverse of append. It returns the bytes that follow, or false.
 func (h *xxh32) parse(s []byte) ([]byte, bool) {
 	total, n := binary.Uvarint(s)
 	if n <= 0 || uint64(len(s)-n) < 16+total%16 {

@@ -27,7 +27,8 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano())
 }
 
-// benchAgainstXz reports decode's speed in processor time, and its ratio to that of `xz -dc -T1` in turns with it.
+// benchAgainstXz reports decode's speed in processor time, and its ratio to that of `xz -dc -T1` in
+// turns with it.
 func benchAgainstXz(b *testing.B, decode func(b *testing.B, dst, file []byte, blk Block)) {
 	plain, err := benchData()
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"hash/crc32"
 )
 
-// A Block is one block of an xz file: what decodes without anything that lies before it.
+// A Block is one block of an xz file. It decodes without the bytes before it.
 type Block struct {
 	In, InLen   int64 // compressed bytes in the file, with the block's header, its padding and its check
 	Out, OutLen int64 // decoded bytes in the whole output
@@ -19,13 +19,15 @@ const (
 	filterLZMA = 0x21
 )
 
-// Names of the filters that may stand before LZMA2, for a refusal (xz-file-format 5.3 and xz-utils' own).
+// Names of the filters that may stand before LZMA2, for a refusal (xz-file-format 5.3 and xz-utils'
+// own).
 var filterNames = map[uint64]string{
-	3: "delta", filterX86: "x86 BCJ", 5: "PowerPC BCJ", 6: "IA-64 BCJ", 7: "ARM BCJ", 8: "ARM-Thumb BCJ", 9: "SPARC BCJ",
-	10: "ARM64 BCJ", 11: "RISC-V BCJ",
+	3: "delta", filterX86: "x86 BCJ", 5: "PowerPC BCJ", 6: "IA-64 BCJ", 7: "ARM BCJ", 8: "ARM-Thumb BCJ",
+	9: "SPARC BCJ", 10: "ARM64 BCJ", 11: "RISC-V BCJ",
 }
 
-// readHeader reads the block's header (xz-file-format 3.1) and readies the decoder for its first chunk.
+// readHeader reads the block's header (xz-file-format 3.1) and readies the decoder for its first
+// chunk.
 func (d *decoder) readHeader() error {
 	var buf [maxHeader]byte
 	if err := d.takeAll(buf[:1]); err != nil {
@@ -55,7 +57,8 @@ func (d *decoder) readHeader() error {
 		}
 		whole := uint64(len(h)+4) + v + uint64(d.blk.Check.Size())
 		if want := uint64(d.blk.InLen); v > want || (whole+3)&^3 != want {
-			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check", v, want)
+			return d.malformed("the block header says %d compressed bytes, but the index %d with header and check",
+				v, want)
 		}
 	}
 	if flags&0x80 != 0 {
@@ -67,6 +70,7 @@ func (d *decoder) readHeader() error {
 	return d.readFilters(rest, int(flags&3)+1)
 }
 
+// readFilters reads the filter flags (xz-file-format 3.1.5). Only LZMA2 alone is taken.
 func (d *decoder) readFilters(h []byte, filters int) error {
 	for i := range filters {
 		id, rest, ok := vli(h)
@@ -78,7 +82,8 @@ func (d *decoder) readFilters(h []byte, filters int) error {
 			if name == "" {
 				name = "an unknown filter"
 			}
-			return d.malformed("the block is filtered by %s (id %#x); only LZMA2 alone is supported: compress without that filter", name, id)
+			return d.malformed("the block is filtered by %s (id %#x); only LZMA2 alone is supported: "+
+				"compress without that filter", name, id)
 		}
 		if filters > 1 {
 			return d.malformed("LZMA2 is filter %d of %d, want it alone", i, filters)
@@ -100,8 +105,9 @@ func (d *decoder) readFilters(h []byte, filters int) error {
 	return nil
 }
 
-// setDictionary sets the window from the dictionary size in a block header: 4 KiB << n or 6 KiB << n, 4 GiB - 1 at the most. No match can
-// reach back before the block, so that the block's decoded size is a bound as well.
+// setDictionary sets the window from the dictionary size in a block header: 4 KiB << n or 6 KiB <<
+// n, 4 GiB - 1 at the most. No match can reach back before the block, so that the block's decoded
+// size is a bound as well.
 func (d *decoder) setDictionary(code byte) error {
 	if code > 40 {
 		return d.malformed("the LZMA2 dictionary size is coded as %d, want at most 40", code)
@@ -113,7 +119,8 @@ func (d *decoder) setDictionary(code byte) error {
 	d.dictCode = code
 	window := min(size, d.blk.OutLen)
 	if window > MaxWindow {
-		return d.malformed("the block refers to up to %d bytes of its output, more than the %d that are kept: compress with a smaller dictionary or in smaller blocks (xz --block-size)",
+		return d.malformed("the block refers to up to %d bytes of its output, more than the %d that are kept: "+
+			"compress with a smaller dictionary or in smaller blocks (xz --block-size)",
 			window, MaxWindow)
 	}
 	d.window = uint32(window)

@@ -5,8 +5,8 @@ import (
 	"hash/crc32"
 )
 
-// A built is a block of a file that a test builds.
-type built struct {
+// A builtBlock is a block of a file that a test builds.
+type builtBlock struct {
 	bytes       []byte // header, data, padding and check
 	unpadded    uint64
 	size        uint64
@@ -20,7 +20,7 @@ func appendCRC(b []byte, from int) []byte {
 }
 
 // buildBlock makes a block without check from LZMA2 chunks, which lack the end marker.
-func buildBlock(dict byte, chunks []byte, size int) built {
+func buildBlock(dict byte, chunks []byte, size int) builtBlock {
 	b := []byte{2, 0, filterLZMA, 1, dict, 0, 0, 0}
 	b = appendCRC(b, 0)
 	b = append(b, chunks...)
@@ -29,10 +29,11 @@ func buildBlock(dict byte, chunks []byte, size int) built {
 	for len(b)%4 != 0 {
 		b = append(b, 0)
 	}
-	return built{bytes: b, unpadded: uint64(unpadded), size: uint64(size)}
+	return builtBlock{bytes: b, unpadded: uint64(unpadded), size: uint64(size)}
 }
 
-// chunksOf returns the LZMA2 chunks of a block that one of xz's tools wrote, without the end marker.
+// chunksOf returns the LZMA2 chunks of a block that one of xz's tools wrote, without the end
+// marker.
 func chunksOf(file []byte, blk Block) []byte {
 	b := file[blk.In : blk.In+blk.InLen-int64(blk.Check.Size())]
 	b = b[(int(b[0])+1)*4:]
@@ -51,7 +52,7 @@ func chunksOf(file []byte, blk Block) []byte {
 	return b[:p]
 }
 
-func buildIndex(blocks []built) []byte {
+func buildIndex(blocks []builtBlock) []byte {
 	index := appendVLI([]byte{0}, uint64(len(blocks)))
 	for _, b := range blocks {
 		if b.recordSizes != nil {
@@ -73,7 +74,7 @@ func buildFooter(indexSize int64, check Check) []byte {
 	return append(footer, footerMagic...)
 }
 
-func buildStream(check Check, blocks ...built) []byte {
+func buildStream(check Check, blocks ...builtBlock) []byte {
 	file := append([]byte{}, headerMagic...)
 	file = appendCRC(append(file, 0, byte(check)), 6)
 	for _, b := range blocks {

@@ -13,7 +13,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// Check is the kind of check that a stream keeps of each of its blocks, the number in the stream's flags (xz-file-format 2.1.1.2).
+// Check is the kind of check that a stream keeps of each of its blocks, the number in the stream's
+// flags (xz-file-format 2.1.1.2).
 type Check byte
 
 const (
@@ -23,7 +24,8 @@ const (
 	CheckSHA256 Check = 10
 )
 
-// Size returns the length of the check in bytes, also of those that are reserved and mean nothing yet.
+// Size returns the length of the check in bytes, also of those that are reserved and mean nothing
+// yet.
 func (c Check) Size() int {
 	if c == CheckNone {
 		return 0
@@ -31,7 +33,8 @@ func (c Check) Size() int {
 	return 4 << ((c&15 - 1) / 3)
 }
 
-// Verified says whether this package verifies the check. It passes over CheckNone and the reserved kinds.
+// Verified says whether this package verifies the check. It passes over CheckNone and the reserved
+// kinds.
 func (c Check) Verified() bool { return c == CheckCRC32 || c == CheckCRC64 || c == CheckSHA256 }
 
 func (c Check) String() string {
@@ -57,6 +60,7 @@ type checksum struct {
 	sha  hash.Hash
 }
 
+// start begins a check of a kind. The SHA-256 is kept for later blocks: each would allocate one.
 func (s *checksum) start(kind Check) {
 	*s = checksum{sha: s.sha}
 	if !kind.Verified() {
@@ -94,21 +98,25 @@ func (s *checksum) value() []byte {
 	return nil
 }
 
+// verify compares the check with the one stored behind the block.
 func (s *checksum) verify(stored []byte, blk Block) error {
 	if got := s.value(); s.kind != CheckNone && !bytes.Equal(got, stored) {
-		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: fmt.Sprintf("%x", got), Want: fmt.Sprintf("%x", stored)}
+		g, w := fmt.Sprintf("%x", got), fmt.Sprintf("%x", stored)
+		return &codec.ChecksumError{Format: "xz", Kind: s.kind.String(), Off: blk.In, Got: g, Want: w}
 	}
 	return nil
 }
 
-// Go's own record of a SHA-256 in progress: "sha\x03", eight words, the 64 bytes of the unfinished block, the length; big endian.
+// Go's own record of a SHA-256 in progress: "sha\x03", eight words, the 64 bytes of the unfinished
+// block, the length; big endian.
 const (
 	goSHAMagic = "sha\x03"
 	goSHASize  = 4 + 32 + 64 + 8
 )
 
-// appendState appends the check in progress: nothing for CheckNone, 4 bytes for CRC32, 8 for CRC64; for SHA-256 the eight words, big endian,
-// and the bytes of the unfinished 64-byte block, whose number is the block's decoded length modulo 64.
+// appendState appends the check in progress: nothing for CheckNone, 4 bytes for CRC32, 8 for CRC64;
+// for SHA-256 the eight words, big endian, and the bytes of the unfinished 64-byte block, whose
+// number is the block's decoded length modulo 64.
 func (s *checksum) appendState(b []byte, length int64) []byte {
 	if s.kind != CheckSHA256 {
 		return append(b, s.value()...)
@@ -121,7 +129,8 @@ func (s *checksum) appendState(b []byte, length int64) []byte {
 	return append(b, m[4:4+32+length&63]...)
 }
 
-// restore takes the check in progress from b, after length bytes of output, and returns the rest of b.
+// restore takes the check in progress from b, after length bytes of output, and returns the rest of
+// b.
 func (s *checksum) restore(kind Check, b []byte, length int64) (rest []byte, ok bool) {
 	s.start(kind)
 	n := s.stateSize(length)
@@ -146,6 +155,7 @@ func (s *checksum) restore(kind Check, b []byte, length int64) (rest []byte, ok 
 	return rest, true
 }
 
+// stateSize returns the length of the unfinished check in a State, after length bytes of output.
 func (s *checksum) stateSize(length int64) int {
 	switch s.kind {
 	case CheckCRC32:

@@ -39,7 +39,8 @@ func (d *decoder) nextChunk() error {
 		}
 		d.needProps = false
 	} else if d.needProps {
-		return d.malformed("chunk control byte is %#02x, want LZMA properties (from 0xc0) after a dictionary reset", control)
+		return d.malformed("chunk control byte is %#02x, want LZMA properties (from 0xc0) after a dictionary reset",
+			control)
 	}
 	if control >= 0xa0 {
 		d.resetState()
@@ -77,6 +78,7 @@ func (d *decoder) setProps(b byte) bool {
 
 func (d *decoder) props() byte { return byte((d.pb*5+d.lp)*9 + d.lc) }
 
+// resetState sets the state, the distances and all probabilities to their initial values.
 func (d *decoder) resetState() {
 	d.state, d.rep = 0, [4]uint32{}
 	d.model.reset(d.pb, d.lc+d.lp)
@@ -121,21 +123,23 @@ func (d *decoder) endChunk() error {
 			d.ip++
 		}
 		if d.ip != d.leftIn || d.code != 0 {
-			return d.malformed("an LZMA chunk ends with %d bytes left and code %#x, want 0 and 0", d.leftIn-d.ip, d.code)
+			return d.malformed("an LZMA chunk ends with %d bytes left and code %#x, want 0 and 0",
+				d.leftIn-d.ip, d.code)
 		}
 	}
 	d.phase = phaseChunk
 	return nil
 }
 
-// endBlock reads what follows the last chunk: the end marker, the padding to four bytes and the check.
+// endBlock reads the end of a block, behind its last chunk: the end marker, the padding to four
+// bytes and the check.
 func (d *decoder) endBlock() error {
 	var tail [1 + 3 + 64]byte
 	if err := d.takeAll(tail[:1]); err != nil {
 		return err
 	}
 	if tail[0] != 0 {
-		return d.malformed("a chunk with control byte %#02x follows the block's %d decoded bytes, want the end marker 0", tail[0], d.out)
+		return d.malformed("control byte %#02x after the block's %d decoded bytes, want the end marker", tail[0], d.out)
 	}
 	pad := int(-d.off & 3)
 	if err := d.takeAll(tail[:pad]); err != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A Blob is what ReadIndex reads: all or nothing, by ranges.
+// A Blob is a file that is read by ranges. ReadAt fills all of p or fails.
 type Blob interface {
 	Size() int64
 	ReadAt(ctx context.Context, p []byte, off int64) error
 }
 
 const (
-	tailRead   = 64 << 10 // read at once from the end, and for each footer that lies before what was read
+	tailRead   = 64 << 10 // read at once from the end, and for each footer that lies before the bytes read
 	maxIndex   = 64 << 20 // compressed bytes of all indexes together: eight million blocks
 	maxBlocks  = 4 << 20  // 4 TiB in xz -0's blocks of 1 MiB
 	maxStreams = 64 << 10
@@ -34,11 +34,13 @@ var (
 	footerMagic = []byte{'Y', 'Z'}
 )
 
-// ReadIndex reads the indexes of an xz file from its end, and returns its blocks in order and the decoded size of the whole.
+// ReadIndex reads the indexes of an xz file from its end, and returns its blocks in order and the
+// decoded size of the whole.
 //
-// Every stream is the length that its header, its blocks, its index and its footer make together, and the streams and their padding fill the blob;
-// what does not fit is a *codec.FormatError. A stream's header is looked at where it was read with the rest: for a file of
-// one stream there is one request for the last 64 KiB, and one more for an index longer than that.
+// Every stream is the length that its header, its blocks, its index and its footer make together,
+// and the streams and their padding fill the blob; any other length is a *codec.FormatError. A
+// stream's header is looked at where it was read with the rest: for a file of one stream there is
+// one request for the last 64 KiB, and one more for an index longer than that.
 func ReadIndex(ctx context.Context, b Blob) ([]Block, int64, error) {
 	r := indexReader{blob: b, start: b.Size()}
 	if r.start < 2*edge+minIndex || r.start%4 != 0 {
@@ -62,7 +64,7 @@ func ReadIndex(ctx context.Context, b Blob) ([]Block, int64, error) {
 	return r.blocks, r.total, nil
 }
 
-// An indexReader holds the part of the file that was read last, and what was found after it.
+// An indexReader holds the part of the file that was read last, and the blocks found after it.
 type indexReader struct {
 	blob     Blob
 	buf      []byte // the file's bytes from start on
@@ -74,11 +76,13 @@ type indexReader struct {
 	nstreams int
 }
 
+// malformed makes a FormatError at a byte of the file.
 func (r *indexReader) malformed(off int64, format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: off, Msg: fmt.Sprintf(format, args...)}
 }
 
-// need returns the bytes off to end, of which those from r.start on have been read. It reads those that lack and ahead bytes before them.
+// need returns the bytes off to end, of which those from r.start on have been read. It reads those
+// that lack and ahead bytes before them.
 func (r *indexReader) need(ctx context.Context, off, end, ahead int64) ([]byte, error) {
 	if off < r.start {
 		from := max(off-ahead, 0)
@@ -93,7 +97,8 @@ func (r *indexReader) need(ctx context.Context, off, end, ahead int64) ([]byte, 
 	return r.buf[off-r.start : end-r.start], nil
 }
 
-// skipPadding returns the end of the stream that ends at end or, with stream padding after it, before that.
+// skipPadding returns the end of the stream that ends at end or, with stream padding after it,
+// before that.
 func (r *indexReader) skipPadding(ctx context.Context, end int64) (int64, error) {
 	for {
 		if end < 2*edge+minIndex {
@@ -110,7 +115,8 @@ func (r *indexReader) skipPadding(ctx context.Context, end int64) (int64, error)
 	}
 }
 
-// readStream reads the footer and the index of the stream that ends at end, and returns where the stream starts.
+// readStream reads the footer and the index of the stream that ends at end, and returns where the
+// stream starts.
 func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) {
 	if r.nstreams++; r.nstreams > maxStreams {
 		return 0, r.malformed(end, "more than %d streams", maxStreams)
@@ -121,7 +127,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	}
 	footer := [edge]byte(b)
 	if !bytes.Equal(footer[10:], footerMagic) {
-		return 0, r.malformed(end-2, "a stream footer ends with % x, want \"YZ\": the file is cut off, or not xz", footer[10:])
+		return 0, r.malformed(end-2, "a stream footer ends with % x, want \"YZ\": the file is cut off, or not xz",
+			footer[10:])
 	}
 	if got, want := crc32.ChecksumIEEE(footer[4:10]), binary.LittleEndian.Uint32(footer[:]); got != want {
 		return 0, r.malformed(end-edge, "a stream footer's CRC32 is %08x, want %08x", got, want)
@@ -132,7 +139,8 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	size := (int64(binary.LittleEndian.Uint32(footer[4:])) + 1) * 4
 	at := end - edge - size
 	if at < edge || size < minIndex {
-		return 0, r.malformed(end-edge, "an index of %d bytes before its footer at %d, want one of %d or more that fits", size, end-edge, minIndex)
+		return 0, r.malformed(end-edge,
+			"an index of %d bytes before its footer at %d, want one of %d or more that fits", size, end-edge, minIndex)
 	}
 	if r.indexes += size; r.indexes > maxIndex {
 		return 0, r.malformed(end-edge, "an index of %d bytes, more than %d in all", size, maxIndex)
@@ -147,14 +155,16 @@ func (r *indexReader) readStream(ctx context.Context, end int64) (int64, error) 
 	}
 	if start >= r.start {
 		h := r.buf[start-r.start:][:edge]
-		if !bytes.Equal(h[:6], headerMagic) || !bytes.Equal(h[6:8], footer[8:10]) || crc32.ChecksumIEEE(h[6:8]) != binary.LittleEndian.Uint32(h[8:]) {
+		if !bytes.Equal(h[:6], headerMagic) || !bytes.Equal(h[6:8], footer[8:10]) ||
+			crc32.ChecksumIEEE(h[6:8]) != binary.LittleEndian.Uint32(h[8:]) {
 			return 0, r.malformed(start, "% x, want a stream header with the flags % x", h, footer[8:10])
 		}
 	}
 	return start, nil
 }
 
-// parseIndex reads the records of the index that lies at offset at (xz-file-format 4), and returns where its stream must start.
+// parseIndex reads the records of the index that lies at offset at (xz-file-format 4), and returns
+// where its stream must start.
 func (r *indexReader) parseIndex(index []byte, at int64, check Check) (int64, error) {
 	body, sum := index[:len(index)-4], index[len(index)-4:]
 	if got, want := crc32.ChecksumIEEE(body), binary.LittleEndian.Uint32(sum); got != want {
@@ -178,8 +188,10 @@ func (r *indexReader) parseIndex(index []byte, at int64, check Check) (int64, er
 			size, rest, ok = vli(rest)
 		}
 		// A block is at least a header of 8 bytes, an end marker and the check.
-		if !ok || unpadded < minHeader+1+uint64(check.Size()) || unpadded > uint64(at) || size > uint64(math.MaxInt64-r.total-out) {
-			return 0, r.malformed(at, "record %d of an index says %d compressed and %d decoded bytes", len(r.blocks)-first, unpadded, size)
+		if !ok || unpadded < minHeader+1+uint64(check.Size()) || unpadded > uint64(at) ||
+			size > uint64(math.MaxInt64-r.total-out) {
+			return 0, r.malformed(at, "record %d of an index says %d compressed and %d decoded bytes",
+				len(r.blocks)-first, unpadded, size)
 		}
 		blk := Block{In: in, InLen: int64(unpadded+3) &^ 3, Out: out, OutLen: int64(size), Check: check}
 		in, out = in+blk.InLen, out+blk.OutLen

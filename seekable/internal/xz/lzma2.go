@@ -9,18 +9,20 @@ import (
 )
 
 const (
-	// MaxWindow bounds the history that a block may demand: the smaller of its dictionary and its decoded size. xz -9 wants 64 MiB.
+	// MaxWindow bounds the history that a block may demand: the smaller of its dictionary and its
+	// decoded size. xz -9 wants 64 MiB.
 	MaxWindow = 256 << 20
 
 	chunkIn  = 1 << 16 // a chunk's compressed bytes, at most
 	chunkOut = 1 << 21 // a chunk's decoded bytes, at most
 
-	// One symbol takes at most 21 bytes of input: a match with a distance is 22 modelled bits of at most 6.05 bits each and 26 direct ones.
-	// With so much room after the input, one comparison a symbol is enough.
+	// One symbol takes at most 21 bytes of input: a match with a distance is 22 modelled bits of at
+	// most 6.05 bits each and 26 direct ones. With so much room after the input, one comparison a
+	// symbol is enough.
 	inputSlack = 32
 )
 
-// A phase says what comes next in the block.
+// A phase names the next part of the block.
 type phase byte
 
 const (
@@ -30,14 +32,15 @@ const (
 	phaseEnd                  // nothing: the block's check has been read
 )
 
-// A decoder decodes one block. Its compressed input is read a chunk at a time; its dictionary is the caller's: the slice that it
-// decodes into and the history before that.
+// A decoder decodes one block. Its compressed input is read a chunk at a time; its dictionary is
+// the caller's: the slice that it decodes into and the history before that.
 type decoder struct {
-	in [chunkIn + inputSlack]byte // what is left of the LZMA chunk
+	in [chunkIn + inputSlack]byte // the rest of the LZMA chunk
 
 	model model
 
-	// The range coder. ip is the place in in of the next byte, avail is where the input that has been read ends.
+	// The range coder. ip is the place in in of the next byte, avail is where the input that has
+	// been read ends.
 	rng, code uint32
 	ip, avail int
 
@@ -76,23 +79,31 @@ func (d *decoder) offset() int64 {
 	return d.off
 }
 
+// malformed makes a FormatError at the first byte not used.
 func (d *decoder) malformed(format string, args ...any) error {
 	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.offset(), Msg: fmt.Sprintf(format, args...)}
 }
 
+// truncated makes the FormatError of an input that ends too early.
 func (d *decoder) truncated() error {
-	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "the input ends within a block", Err: io.ErrUnexpectedEOF}
+	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "the input ends within a block",
+		Err: io.ErrUnexpectedEOF}
 }
 
 // take reads p, or less of it where the input ends.
 func (d *decoder) take(p []byte) (int, error) {
-	n := 0
+	n, empty := 0, 0 // empty: reads in a row that yielded nothing
 	for n < len(p) {
 		k, err := d.src.Read(p[n:])
 		n += k
 		d.off += int64(k)
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if empty++; k > 0 {
+			empty = 0
+		} else if empty == 100 && err == nil {
+			err = io.ErrNoProgress
 		}
 		if err != nil && n < len(p) {
 			return n, fmt.Errorf("read xz block at byte %d: %w", d.blk.In+d.off, err)
@@ -101,6 +112,7 @@ func (d *decoder) take(p []byte) (int, error) {
 	return n, nil
 }
 
+// takeAll reads all of p, or fails.
 func (d *decoder) takeAll(p []byte) error {
 	n, err := d.take(p)
 	if err == nil && n < len(p) {
@@ -109,7 +121,8 @@ func (d *decoder) takeAll(p []byte) error {
 	return err
 }
 
-// decode fills dst, or as much of it as the block has. The history ends where dst begins; what is referred to in it is marked in used.
+// decode fills dst, or as much of it as the block has. The history ends where dst begins; bytes of
+// it that matches refer to are marked in used.
 func (d *decoder) decode(dst, before []byte, used *codec.Marks) (int, error) {
 	dst = dst[:min(int64(len(dst)), d.blk.OutLen-d.out)]
 	reach := min(int64(len(before)), d.reach())
@@ -172,10 +185,11 @@ func (d *decoder) takeSymbols(dst []byte, at int) (int, error) {
 		if d.avail < d.leftIn {
 			return end - at, d.truncated()
 		}
-		return end - at, d.malformed("an LZMA chunk's symbols go on after its last byte, %d decoded bytes are missing", d.leftOut-(end-at))
+		return end - at, d.malformed("an LZMA chunk's symbols go on after its last byte, %d decoded bytes are missing",
+			d.leftOut-(end-at))
 	}
 	if fault == faultDistance {
-		return end - at, d.malformed("a match at decoded byte %d refers to %d bytes before it, beyond the dictionary or the window given",
+		return end - at, d.malformed("a match at decoded byte %d goes %d bytes back, beyond dictionary or window",
 			d.out+int64(end-at), int64(d.rep[0])+1)
 	}
 	return end - at, nil

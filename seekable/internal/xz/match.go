@@ -6,7 +6,8 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A fault is what the symbol decoder found wrong. It becomes an error where the offset is known.
+// A fault is an error of the symbol decoder, without the offset and the numbers that takeSymbols
+// adds.
 type fault int
 
 const (
@@ -18,7 +19,7 @@ const (
 // history is the output before the slice that is being decoded.
 type history struct {
 	bytes []byte       // as much of it as may be referred to
-	used  *codec.Marks // what was referred to; nil: nobody asks
+	used  *codec.Marks // bytes referred to; nil: not asked for
 }
 
 // historyByte returns the byte k before the last one of the history.
@@ -34,7 +35,8 @@ func (d *decoder) historyByte(k int) (byte, bool) {
 	return h.bytes[i], true
 }
 
-// previousByte returns the byte before dst[at], 0 at the start of a dictionary: it is a context of the next literal.
+// previousByte returns the byte before dst[at], 0 at the start of a dictionary: it is a context of
+// the next literal.
 func (d *decoder) previousByte(dst []byte, at int) uint32 {
 	if at > 0 {
 		return uint32(dst[at-1])
@@ -43,8 +45,8 @@ func (d *decoder) previousByte(dst []byte, at int) uint32 {
 	return uint32(b)
 }
 
-// copyMatch repeats n bytes from dist back at dst[at:], and returns the place after them and how many did not fit into dst. Less
-// than zero: the match reaches back before the history.
+// copyMatch repeats n bytes from dist back at dst[at:], and returns the place after them and how
+// many did not fit into dst. Less than zero: the match reaches back before the history.
 func (d *decoder) copyMatch(dst []byte, at, dist, n int) (end, rest int) {
 	if over := n - (len(dst) - at); over > 0 {
 		n, rest = n-over, over
@@ -61,7 +63,7 @@ func (d *decoder) copyMatch(dst []byte, at, dist, n int) (end, rest int) {
 	}
 	end = at + n
 	if dist >= 8 && end+8 <= len(dst) {
-		// Eight bytes at a time, up to seven too many: what follows is not decoded yet.
+		// Eight bytes at a time, up to seven too many: the bytes behind are not decoded yet.
 		from := dst[at-dist : end+8-dist]
 		to := dst[at : end+8]
 		for i := 0; i < n; i += 8 {
@@ -73,14 +75,15 @@ func (d *decoder) copyMatch(dst []byte, at, dist, n int) (end, rest int) {
 		copy(dst[at:end], dst[at-dist:])
 		return end, rest
 	}
-	// The match overlaps itself: each round doubles what there is to copy from.
+	// The match overlaps itself: each round doubles its source.
 	for from := at - dist; at < end; {
 		at += copy(dst[at:end], dst[from:at])
 	}
 	return end, rest
 }
 
-// copyHistory fills dst, as far as the history goes, from the byte that is back bytes before its end.
+// copyHistory fills dst, as far as the history goes, from the byte that is back bytes before its
+// end.
 func (d *decoder) copyHistory(dst []byte, back int) int {
 	h := &d.history
 	from := len(h.bytes) - back

@@ -2,8 +2,9 @@ package xz
 
 import "errors"
 
-// A model is LZMA's set of adaptive probabilities, 11 bits each: the chance out of 2048 that the next bit there is 0.
-// The arrays are as large as any lc, lp, pb need, and rounded up where that lets the compiler drop a bounds check.
+// A model is LZMA's set of adaptive probabilities, 11 bits each: the chance out of 2048 that the
+// next bit there is 0. The arrays are as large as any lc, lp, pb need, and rounded up where that
+// lets the compiler drop a bounds check.
 type model struct {
 	isMatch    [256]uint16 // state<<4 | position
 	isRep      [16]uint16  // state
@@ -19,6 +20,7 @@ type model struct {
 	literal    [16][literalStride]uint16
 }
 
+// A lengthModel holds the probabilities of match lengths, of 2 to 273 bytes, for one kind of match.
 type lengthModel struct {
 	choice, choice2 uint16
 	low, mid        [16][8]uint16
@@ -32,6 +34,7 @@ const (
 	states        = 12
 )
 
+// reset sets the probabilities in use to 1024, a half.
 func (m *model) reset(pb, literalBits uint) {
 	m.each(pb, literalBits, func(probs []uint16) {
 		for i := range probs {
@@ -40,8 +43,8 @@ func (m *model) reset(pb, literalBits uint) {
 	})
 }
 
-// each calls f with every probability that a decoder with these pb and lc+lp can touch, in the order in which a State
-// holds them.
+// each calls f with every probability that a decoder with these pb and lc+lp can touch, in the
+// order in which a State holds them.
 func (m *model) each(pb, literalBits uint, f func(probs []uint16)) {
 	positions := 1 << pb
 	for s := range states {
@@ -76,8 +79,9 @@ func (m *model) each(pb, literalBits uint, f func(probs []uint16)) {
 	}
 }
 
-// pack appends the probabilities to b as a string of bits, the most significant bit of a byte first: a 0 bit for one that is still
-// fresh, else a 1 bit and the 11 bits of the value. Zero bits fill the last byte.
+// pack appends the probabilities to b as a string of bits, the most significant bit of a byte
+// first: a 0 bit for one that is still fresh, else a 1 bit and the 11 bits of the value. Zero bits
+// fill the last byte.
 func (m *model) pack(b []byte, pb, literalBits uint) []byte {
 	var acc uint64
 	var n uint
@@ -102,7 +106,7 @@ func (m *model) pack(b []byte, pb, literalBits uint) []byte {
 
 var errModel = errors.New("probabilities do not fill their bytes, or one is out of range")
 
-// unpack sets the model to what pack wrote, and refuses anything that pack would not have written.
+// unpack is the inverse of pack, and refuses bytes that pack does not write.
 func (m *model) unpack(b []byte, pb, literalBits uint) error {
 	var acc uint64
 	var n uint

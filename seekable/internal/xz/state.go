@@ -42,10 +42,12 @@ func (d *decoder) appendState(b []byte) []byte {
 	return b
 }
 
+// modelMatters tells whether a later symbol depends on the probabilities. Only then are they in a
+// State.
 func (d *decoder) modelMatters() bool { return !d.needProps && d.phase != phaseEnd }
 
-// restore sets the decoder to a State. It accepts only what a decoder of this block could have written, as far as that can be
-// told, and everything on which the decoder relies.
+// restore sets the decoder to a State. It refuses numbers that no decoder of this block can have
+// reached, as far as that can be told. The decoder relies on these checks.
 func (d *decoder) restore(at codec.Point) error {
 	b := at.State
 	if len(b) < stateFixed {
@@ -95,11 +97,13 @@ func (d *decoder) restore(at codec.Point) error {
 	return nil
 }
 
-// checkState checks the numbers in a State against each other and against the inLen bytes of the block that are left.
+// checkState checks the numbers in a State against each other and against the inLen bytes of the
+// block that are left.
 func (d *decoder) checkState(leftOut, leftIn, inLen int64) error {
 	switch {
 	case d.out < 1 || d.out > d.blk.OutLen || d.since < 1 || d.since > d.out:
-		return d.badState("%d decoded bytes, %d since the dictionary's start, in a block of %d", d.out, d.since, d.blk.OutLen)
+		return d.badState("%d decoded bytes, %d since the dictionary's start, in a block of %d", d.out, d.since,
+			d.blk.OutLen)
 	case d.phase == phaseEnd && d.out != d.blk.OutLen:
 		return d.badState("it is at the end after %d of %d decoded bytes", d.out, d.blk.OutLen)
 	case d.state >= states:
@@ -121,8 +125,10 @@ func (d *decoder) checkState(leftOut, leftIn, inLen int64) error {
 	return nil
 }
 
+// badState makes the FormatError of a State that no decoder of the block writes.
 func (d *decoder) badState(format string, args ...any) error {
-	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off, Msg: "a state that cannot be: " + fmt.Sprintf(format, args...)}
+	return &codec.FormatError{Format: "xz", Off: d.blk.In + d.off,
+		Msg: "a state that cannot be: " + fmt.Sprintf(format, args...)}
 }
 
 // start readies the decoder for the block at a Point, of which src yields the compressed bytes.
@@ -134,10 +140,12 @@ func (d *decoder) start(src io.Reader, blk Block, at codec.Point) error {
 	d.setProps(0)
 	d.sum.start(blk.Check)
 	if blk.In < 0 || blk.InLen < minHeader || blk.In+blk.InLen < 0 || blk.OutLen < 0 || blk.Check > 15 {
-		return d.malformed("a block of %d compressed and %d decoded bytes at %d, check %d, is not one", blk.InLen, blk.OutLen, blk.In, byte(blk.Check))
+		return d.malformed("a block of %d compressed and %d decoded bytes at %d, check %d, is not one", blk.InLen,
+			blk.OutLen, blk.In, byte(blk.Check))
 	}
 	if at.In < 0 || at.In > blk.InLen || at.Lead != 0 {
-		return d.badState("it is at byte %d of a block of %d, with %d bytes of lead, want none", at.In, blk.InLen, at.Lead)
+		return d.badState("it is at byte %d of a block of %d, with %d bytes of lead, want none", at.In, blk.InLen,
+			at.Lead)
 	}
 	if at.State == nil {
 		if at.In != 0 {

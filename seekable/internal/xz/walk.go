@@ -3,13 +3,13 @@ package xz
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
+// A walker is the decoder of one block, from a pool: it is 100 KiB large.
 type walker struct {
 	d   *decoder
 	err error // sticky
@@ -19,8 +19,9 @@ var _ codec.Walker = (*walker)(nil)
 
 var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
-// NewWalker returns a Walker of one block. r yields the block's compressed bytes from at.In on; nothing beyond the block is
-// read from it. The zero Point is the block's start. The window is not looked at: Next finds it before its span.
+// NewWalker returns a Walker of one block. r yields the block's compressed bytes from at.In on;
+// nothing beyond the block is read from it. The zero Point is the block's start. The window is not
+// looked at: Next finds it before its span.
 func NewWalker(r io.Reader, blk Block, at codec.Point, _ []byte) (codec.Walker, error) {
 	w := &walker{d: decoders.Get().(*decoder)}
 	src := bufio.NewReaderSize(io.LimitReader(r, max(blk.InLen-at.In, 0)), chunkIn)
@@ -34,14 +35,15 @@ func NewWalker(r io.Reader, blk Block, at codec.Point, _ []byte) (codec.Walker, 
 // reach returns how far back the next match may go.
 func (d *decoder) reach() int64 { return min(int64(d.window), d.since) }
 
-// Next is the Walker's. The block's check is verified by the call that decodes the block's last byte.
+// Next is the Walker's. The block's check is verified by the call that decodes the block's last
+// byte.
 func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 	if w.err != nil {
 		return 0, codec.Point{}, w.err
 	}
 	d := w.d
 	if need := d.reach(); d.out < d.blk.OutLen && int64(at) < need {
-		return 0, codec.Point{}, fmt.Errorf("walk xz block at byte %d: %d bytes of history before the span, want %d", d.blk.In+d.offset(), at, need)
+		return 0, codec.Point{}, d.malformed("%d bytes of history before the span, want %d", at, need)
 	}
 	pt := w.Frontier()
 	if pt.State != nil && at < len(buf) && d.out < d.blk.OutLen {
@@ -80,8 +82,9 @@ func (w *walker) Close() {
 	w.d, w.err = nil, errors.New("walk xz block: the walker is closed")
 }
 
-// Decode decodes one span of a block: src is the block's compressed bytes from at.In to at.InEnd, and dst as long as the span. A span that
-// ends where the block ends has the block's check verified, from the block's start or from what the State keeps of it.
+// Decode decodes one span of a block: src is the block's compressed bytes from at.In to at.InEnd,
+// and dst as long as the span. A span that ends where the block ends has the block's check
+// verified, from the block's start or from the unfinished check in the State.
 func Decode(dst, src []byte, blk Block, at codec.Point, window []byte) error {
 	d := decoders.Get().(*decoder)
 	defer func() {

@@ -10,14 +10,16 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
 const benchSpan = 16 << 20
 
 // benchData is 64 MiB of program files: the Go toolchain's.
 func benchData(b *testing.B) (data []byte) {
-	root := strings.TrimSpace(string(run(b, "golang-go", nil, "go", "env", "GOROOT")))
+	root := strings.TrimSpace(string(codectest.Pipe(b, nil, "go", "env", "GOROOT")))
 	files, err := filepath.Glob(filepath.Join(root, "pkg/tool/*/*"))
 	if err != nil {
 		b.Fatal(err)
@@ -39,7 +41,8 @@ func benchData(b *testing.B) (data []byte) {
 // benchBufs are used again, as a long walk would.
 var benchBufs [2][]byte
 
-// walkBench walks src in spans of 16 MiB, hashing each in another goroutine if hash is set, as package seekable does.
+// walkBench walks src in spans of 16 MiB, hashing each in another goroutine if hash is set, as
+// package seekable does.
 func walkBench(b *testing.B, src []byte, hash bool, each func(pt codec.Point, window, span []byte)) {
 	w, err := NewWalker(io.MultiReader(bytes.NewReader(src)), codec.Point{}, nil)
 	if err != nil {
@@ -83,13 +86,13 @@ func walkBench(b *testing.B, src []byte, hash bool, each func(pt codec.Point, wi
 	<-done
 }
 
-// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without and with hashing, and resumed
-// spans.
+// Benchmark compares, in one run: klauspost/compress as a stream and in one piece, a walk without
+// and with hashing, and resumed spans.
 func Benchmark(b *testing.B) {
 	data := benchData(b)
 	for _, c := range compressors {
 		switch c.name {
-		case "zstd -3", "zstd -14 -T0", "zstd -19", "klauspost default", "frames of 1 MiB", "pzstd":
+		case "zstd -3", "zstd -14 -T0", "zstd -19", "klauspost default", "frames of 100 KiB", "pzstd":
 		default:
 			continue
 		}
@@ -142,7 +145,8 @@ func Benchmark(b *testing.B) {
 		bench("spans alone", func(b *testing.B) {
 			for _, p := range pts {
 				start := p.off - p.pt.Lead
-				if err := Decode(dst[:p.n], src[p.pt.In:p.pt.InEnd], p.pt, data[max(0, start-p.window):start]); err != nil {
+				window := data[max(0, start-p.window):start]
+				if err := Decode(dst[:p.n], src[p.pt.In:p.pt.InEnd], p.pt, window); err != nil {
 					b.Fatal(err)
 				}
 			}

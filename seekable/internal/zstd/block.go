@@ -23,24 +23,24 @@ const (
 	blockReserved
 )
 
-// entropy is what one block leaves to the next, apart from the output: what may be repeated, and the offsets. A parser deals
-// with the former only.
+// An entropy is the state that one block leaves to the next, apart from the output: descriptions of
+// tables, which the next block may repeat, and repeat offsets. A parser deals with the tables only.
 type entropy struct {
 	huff []byte // the Huffman tree description sent last, as it was in its block; nil: none
-	tab  [codes]sent
+	tab  [codes]sentTable
 	rep  [3]uint32
 }
 
 // freshEntropy is the state at the start of a frame.
 func freshEntropy() entropy { return entropy{rep: [3]uint32{1, 4, 8}} }
 
-// A parser takes blocks apart: it decodes the literals and the sequences, but executes nothing. It holds the tables that blocks
-// inherit.
+// A parser takes blocks apart: it decodes the literals and the sequences, but executes nothing. It
+// holds the tables that blocks inherit.
 type parser struct {
 	huff *huff0.Scratch
 	tab  tables
 	ent  entropy
-	keep bool // the blocks' bytes do not outlast parse: copy what is still needed
+	keep bool // the blocks' bytes do not outlast parse: copy the ones still needed
 }
 
 // newParser returns a parser, which must be reset before use.
@@ -52,7 +52,8 @@ func newParser() *parser {
 	return p
 }
 
-// reset makes p ready for the first block of a frame, or, with another entropy, for a block in the middle.
+// reset makes p ready for the first block of a frame, or, with another entropy, for a block in the
+// middle.
 func (p *parser) reset(e entropy) error {
 	p.ent = e
 	if e.huff != nil {
@@ -76,8 +77,8 @@ func (p *parser) kept(b []byte) []byte {
 	return b
 }
 
-// A block is a block taken apart. Its output is, in order: for every sequence some literals and a match, then the literals left
-// over.
+// A block is a block taken apart. Its output is, in order: for every sequence some literals and a
+// match, then the literals left over.
 type block struct {
 	size int    // of the output; where there are sequences, known when they are resolved
 	fill bool   // RLE block: size times lits[0]
@@ -94,7 +95,8 @@ func header(h []byte) (last bool, kind, size int) {
 	return v&1 != 0, v >> 1 & 3, v >> 3
 }
 
-// contentSize returns how many bytes follow a block's header, or an error for a block that the format does not allow.
+// contentSize returns how many bytes follow a block's header, or an error for a block that the
+// format does not allow.
 func contentSize(kind, size, maxSize int) (int, error) {
 	switch {
 	case kind == blockReserved:
@@ -109,8 +111,8 @@ func contentSize(kind, size, maxSize int) (int, error) {
 	return size, nil
 }
 
-// parse takes the block with the given header values and content apart into b. maxSize is the frame's Block_Maximum_Size.
-// Unless p.keep is set, b and p go on referring to content.
+// parse takes the block with the given header values and content apart into b. maxSize is the
+// frame's Block_Maximum_Size. Unless p.keep is set, b and p go on referring to content.
 func (p *parser) parse(b *block, kind, size int, content []byte, maxSize int) error {
 	b.fill, b.seqs = false, nil
 	switch kind {
@@ -149,8 +151,8 @@ func (p *parser) parse(b *block, kind, size int, content []byte, maxSize int) er
 	return decodeSequences(b.seqs, rest, &p.tab)
 }
 
-// resolve completes a block that was parsed: it finds the sequences' offsets, moves the repeat offsets on, and checks the
-// sizes.
+// resolve completes a block that was parsed: it finds the sequences' offsets, moves the repeat
+// offsets on, and checks the sizes.
 func (b *block) resolve(rep *[3]uint32, maxSize int) error {
 	if b.seqs == nil {
 		return nil
@@ -165,7 +167,7 @@ func (b *block) resolve(rep *[3]uint32, maxSize int) error {
 	return nil
 }
 
-// sequenceCount reads Number_of_Sequences and returns what follows it.
+// sequenceCount reads Number_of_Sequences and returns the bytes behind it.
 func sequenceCount(in []byte) (n int, rest []byte, err error) {
 	if len(in) == 0 {
 		return 0, nil, io.ErrUnexpectedEOF
@@ -181,7 +183,8 @@ func sequenceCount(in []byte) (n int, rest []byte, err error) {
 	return 0, nil, io.ErrUnexpectedEOF
 }
 
-// tables reads Symbol_Compression_Modes and the tables that it announces, and returns the bit stream that follows them.
+// tables reads Symbol_Compression_Modes and the tables that it announces, and returns the bit
+// stream that follows them.
 func (p *parser) tables(in []byte) (rest []byte, err error) {
 	if len(in) == 0 {
 		return nil, io.ErrUnexpectedEOF
@@ -192,7 +195,7 @@ func (p *parser) tables(in []byte) (rest []byte, err error) {
 		return nil, fmt.Errorf("compression modes 0x%02x, want the two low bits 0", modes)
 	}
 	for c := range codes {
-		s := sent{}
+		s := sentTable{}
 		switch modes >> (6 - 2*c) & 3 {
 		case 0:
 			s.kind = tablePredefined
@@ -207,7 +210,7 @@ func (p *parser) tables(in []byte) (rest []byte, err error) {
 			if err != nil {
 				return nil, err
 			}
-			p.ent.tab[c] = sent{kind: tableFSE, desc: p.kept(in[:n:n])}
+			p.ent.tab[c] = sentTable{kind: tableFSE, desc: p.kept(in[:n:n])}
 			in = in[n:]
 			continue
 		case 3:

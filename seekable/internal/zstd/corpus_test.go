@@ -3,82 +3,16 @@ package zstd
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	seekable "github.com/SaveTheRbtz/zstd-seekable-format-go/pkg"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
-
-// program is a piece of a program file: this test's own.
-var program = sync.OnceValue(func() []byte {
-	name, err := os.Executable()
-	if err != nil {
-		panic(err)
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		panic(err)
-	}
-	return b
-})
-
-// sampleProgram returns n bytes of a program file.
-func sampleProgram(n int) []byte { return program()[:n] }
-
-// sampleDisk returns n bytes such as a partitioned disk has: aligned pieces of files, tables that are nearly empty, long runs
-// of zeros.
-func sampleDisk(n int) []byte {
-	rnd := rand.New(rand.NewPCG(7, 11))
-	d := make([]byte, n)
-	binary.LittleEndian.PutUint16(d[510:], 0xAA55)
-	for at := 1 << 20; at < n; {
-		switch size := 4096 * (1 + rnd.IntN(40)); rnd.IntN(6) {
-		case 0, 1: // a piece of a file
-			from := rnd.IntN(len(program()) - size)
-			copy(d[at:], program()[from:][:size])
-			at += size
-		case 2: // an inode table, hardly used
-			for i := at; i < min(at+size, n-256); i += 256 {
-				copy(d[i:], fmt.Sprintf("\x80\x81%08x", i*7))
-			}
-			at += size
-		case 3: // noise
-			for i := at; i < min(at+size/4, n-8); i += 8 {
-				binary.LittleEndian.PutUint64(d[i:], rnd.Uint64())
-			}
-			at += size
-		default:
-			at += size * (1 + rnd.IntN(20)) // nothing
-		}
-	}
-	return d
-}
-
-// run runs a tool of Debian's package pkg and returns what it writes.
-func run(t testing.TB, pkg string, stdin []byte, name string, args ...string) []byte {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Fatalf("%v: install Debian's package %s", err, pkg)
-	}
-	cmd := exec.Command(name, args...)
-	if stdin != nil {
-		cmd.Stdin = bytes.NewReader(stdin)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, stderr.Bytes())
-	}
-	return out
-}
 
 // zstdFile compresses data as a file, so that the frame has a content size.
 func zstdFile(args ...string) func(t testing.TB, data []byte) []byte {
@@ -88,7 +22,7 @@ func zstdFile(args ...string) func(t testing.TB, data []byte) []byte {
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return run(t, "zstd", nil, "zstd", append([]string{"-q", "-c", name}, args...)...)
+		return codectest.Pipe(t, nil, "zstd", append([]string{"-q", "-c", name}, args...)...)
 	}
 }
 
@@ -96,7 +30,7 @@ func zstdFile(args ...string) func(t testing.TB, data []byte) []byte {
 func zstdPipe(args ...string) func(t testing.TB, data []byte) []byte {
 	return func(t testing.TB, data []byte) []byte {
 		t.Helper()
-		return run(t, "zstd", data, "zstd", append([]string{"-q", "-c"}, args...)...)
+		return codectest.Pipe(t, data, "zstd", append([]string{"-q", "-c"}, args...)...)
 	}
 }
 
@@ -107,7 +41,7 @@ func pzstd(args ...string) func(t testing.TB, data []byte) []byte {
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return run(t, "zstd", nil, "pzstd", append([]string{"-q", "-c", name}, args...)...)
+		return codectest.Pipe(t, nil, "pzstd", append([]string{"-q", "-c", name}, args...)...)
 	}
 }
 
@@ -130,16 +64,18 @@ func klauspost(level zstd.EncoderLevel, opts ...zstd.EOption) func(t testing.TB,
 	}
 }
 
-// frames compresses data with f in frames of n bytes each, and sets between before each of them.
+// frames compresses data with f in frames of n bytes each, with between in front of each of them
+// and at the end.
 func frames(n int, between []byte, f func(t testing.TB, data []byte) []byte) func(t testing.TB, data []byte) []byte {
 	return func(t testing.TB, data []byte) (out []byte) {
 		t.Helper()
-		for len(data) > 0 {
+		for {
 			k := min(n, len(data))
 			out = append(append(out, between...), f(t, data[:k])...)
-			data = data[k:]
+			if data = data[k:]; len(data) == 0 {
+				return append(out, between...)
+			}
 		}
-		return append(out, between...)
 	}
 }
 
@@ -188,7 +124,7 @@ func skippable(n int) []byte {
 	return append(binary.LittleEndian.AppendUint32(b, uint32(n)), make([]byte, n)...)
 }
 
-// emptyFrame is what `zstd -c < /dev/null` writes.
+// emptyFrame is the output of `zstd -c < /dev/null`.
 var emptyFrame = []byte{0x28, 0xb5, 0x2f, 0xfd, 0x24, 0x00, 0x01, 0x00, 0x00, 0x99, 0xe9, 0xd8, 0x51}
 
 type compressor struct {
@@ -215,11 +151,11 @@ var compressors = []compressor{
 	{"klauspost best, no checksum", klauspost(zstd.SpeedBestCompression, zstd.WithEncoderCRC(false))},
 	{"klauspost, window 32 KiB", klauspost(zstd.SpeedDefault, zstd.WithWindowSize(32<<10))},
 	{"pzstd", pzstd("-1", "-p", "2")},
-	{"seek table", seekTable(300_000)},
-	{"frames of 1 MiB", frames(1<<20, nil, oneShot(zstd.SpeedDefault))},
-	{"frames of unknown size", frames(700_001, nil, klauspost(zstd.SpeedFastest))},
-	{"skippable frames", frames(900_000, skippable(1000), zstdFile("-1"))},
-	{"empty frames", frames(1<<20, append(skippable(0), emptyFrame...), zstdPipe("-2"))},
+	{"seek table", seekTable(60_000)},
+	{"frames of 100 KiB", frames(100<<10, nil, oneShot(zstd.SpeedDefault))},
+	{"frames of unknown size", frames(100_001, nil, klauspost(zstd.SpeedFastest))},
+	{"skippable frames", frames(130_000, skippable(1000), zstdFile("-1"))},
+	{"empty frames", frames(150_000, append(skippable(0), emptyFrame...), zstdPipe("-2"))},
 }
 
 // plain decodes src with klauspost/compress, the independent reference.

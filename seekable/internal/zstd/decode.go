@@ -59,7 +59,8 @@ func readUnit(in *input, p *parser, f *frame, first bool, u *unit) error {
 	return nil
 }
 
-// resolve completes the unit; rep are the repeat offsets, of the frame's last block if this is not its first.
+// resolve completes the unit; rep are the repeat offsets, of the frame's last block if this is not
+// its first.
 func (u *unit) resolve(rep *[3]uint32) error {
 	if u.first {
 		*rep = freshEntropy().rep
@@ -72,8 +73,8 @@ func (u *unit) resolve(rep *[3]uint32) error {
 	return nil
 }
 
-// finish checks what is known at the end of a block: that the frame is not longer than it said, and at its end the length and,
-// if digest is not nil, the checksum.
+// finish checks the frame at the end of a block: it must not be longer than its content size, and
+// at its end the length and, if digest is not nil, the checksum must match.
 func (u *unit) finish(made int64, digest *xxhash.Digest) error {
 	f := u.frame
 	if f.ContentSize >= 0 && (made > f.ContentSize || u.last && made != f.ContentSize) {
@@ -85,6 +86,7 @@ func (u *unit) finish(made int64, digest *xxhash.Digest) error {
 	return nil
 }
 
+// checkSum compares the low halves of an XXH64, of the frame at off.
 func checkSum(got, want uint32, off int64) error {
 	if got == want {
 		return nil
@@ -93,7 +95,7 @@ func checkSum(got, want uint32, off int64) error {
 	return &codec.ChecksumError{Format: format, Kind: "XXH64", Off: off, Got: g, Want: w}
 }
 
-// A decoder is what one call of Decode needs besides its arguments: about 1 MiB, used again by later calls.
+// A decoder is the memory of one call of Decode, about 1 MiB, used again by later calls.
 type decoder struct {
 	parser *parser
 	unit   unit
@@ -103,8 +105,9 @@ type decoder struct {
 
 var decoders = sync.Pool{New: func() any { return &decoder{parser: newParser()} }}
 
-// Decode decodes one span: see package codec. src may hold the rest of a frame, whole frames and the beginning of another, as
-// they come. The checksum of a frame is verified if the frame lies in src as a whole.
+// Decode decodes one span: see package codec. src may hold the rest of a frame, whole frames and
+// the beginning of another, as they come. The checksum of a frame is verified if the frame lies in
+// src as a whole.
 func Decode(dst, src []byte, at codec.Point, window []byte) error {
 	if at.State == nil && at.Lead == 0 {
 		if done, err := decodeFrames(dst, src, at.In); done {
@@ -120,6 +123,7 @@ func Decode(dst, src []byte, at codec.Point, window []byte) error {
 	return err
 }
 
+// decode is Decode, block by block.
 func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	if at.Lead < 0 || at.Lead >= maxBlock {
 		return malformed(at.In, "lead of %d bytes, want less than %d", at.Lead, maxBlock)
@@ -193,8 +197,8 @@ func (d *decoder) decode(dst, src []byte, at codec.Point, window []byte) error {
 	return nil
 }
 
-// place executes a block into out, without the first *lead bytes that come out. It returns the block's output, or nil if that
-// goes beyond out's buffer, which is full then.
+// place executes a block into out, without the first *lead bytes that come out. It returns the
+// block's output, or nil if that goes beyond out's buffer, which is full then.
 func (d *decoder) place(out *output, b *block, lead *int) ([]byte, error) {
 	pos := out.pos
 	if *lead == 0 && len(out.buf)-pos >= b.size+slack {

@@ -10,12 +10,13 @@ import (
 const (
 	dictMagic = 0xEC30A437
 
-	// DictionaryID is the id of every dictionary that Dictionary makes, from the range that RFC 8878 §5 leaves to private use.
+	// DictionaryID is the id of every dictionary that Dictionary makes, from the range that RFC
+	// 8878 §5 leaves to private use.
 	DictionaryID = 0x6D616368
 )
 
-// The descriptions that a dictionary has in place of a table that was not sent: the default distributions written out, and a
-// Huffman tree of two symbols.
+// The descriptions that a dictionary has in place of a table that was not sent: the default
+// distributions written out, and a Huffman tree of two symbols.
 var (
 	defaultDesc = [codes][]byte{
 		codeLL: {0x51, 0x10, 0x63, 0x8c, 0x31, 0xc6, 0x18, 0x63, 0x0c, 0x21, 0xc4, 0x18, 0x63, 0x66, 0x66,
@@ -27,14 +28,16 @@ var (
 	defaultHuff = []byte{0x80, 0x10}
 )
 
-// Dictionary returns the Point as a zstd dictionary (RFC 8878 §5): any zstd decoder that is given it decodes the Point's
-// blocks, put behind a frame header with the Point's window and DictionaryID, and with the last one marked as the last. window
-// is what Decode takes. A natural start needs no dictionary: nil.
+// Dictionary returns the Point as a zstd dictionary (RFC 8878 §5): any zstd decoder that is given
+// it decodes the Point's blocks, put behind a frame header with the Point's window and
+// DictionaryID, and with the last one marked as the last. window is the same as for Decode. A
+// natural start needs no dictionary: nil.
 //
-// The format cannot express two things. A repeat offset that reaches beyond the window's start gets zeros before the window; it
-// is one that no block uses. A table in RLE mode is replaced by the default one, which only a block that repeats an RLE table
-// would notice; libzstd and klauspost/compress never write such blocks. Decode has neither limit: it does not work by way of a
-// dictionary.
+// The format cannot express two things. A repeat offset that reaches beyond the window's start gets
+// zeros before the window; it is one that no block uses. A table in RLE mode is replaced by the
+// default one, which only a block that repeats an RLE table would notice; libzstd and
+// klauspost/compress never write such blocks. Decode has neither limit: it does not work by way of
+// a dictionary.
 func Dictionary(at codec.Point, window []byte) ([]byte, error) {
 	if at.State == nil {
 		return nil, nil

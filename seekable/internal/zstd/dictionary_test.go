@@ -10,12 +10,14 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/machinefs/machinefs/seekable/internal/codec"
+	"github.com/machinefs/machinefs/seekable/internal/codectest"
 )
 
-// asFrame makes a legal frame of the blocks from a Point to the end of the span, or of their frame, whichever comes first: a
-// header with the same window, the dictionary's id, no content size and no checksum, and the blocks, of which the last is
-// marked as the last.
+// asFrame makes a legal frame of the blocks from a Point to the end of the span, or of their frame,
+// whichever comes first: a header with the same window, the dictionary's id, no content size and no
+// checksum, and the blocks, of which the last is marked as the last.
 func asFrame(t *testing.T, src []byte, pt codec.Point) []byte {
 	t.Helper()
 	p, err := decodePlace(pt.State, pt.In)
@@ -54,44 +56,46 @@ func windowDescriptor(n int) byte {
 	}
 }
 
-// checkDictionaries has every Point that needs one decoded by zstd, and by klauspost/compress, by way of its dictionary.
-func checkDictionaries(t *testing.T, src, want []byte, all []walked) (n int) {
+// checkDictionaries decodes every span that has a State with zstd and with klauspost/compress, by
+// way of its dictionary.
+func checkDictionaries(t *testing.T, src, want []byte, spans []codectest.Span) {
 	t.Helper()
-	dir := t.TempDir()
-	for _, s := range all {
-		start := s.off - s.pt.Lead
-		dict, err := Dictionary(s.pt, sparse(want, start, s.pt))
+	name := filepath.Join(t.TempDir(), "dict")
+	for _, s := range spans {
+		dict, err := Dictionary(s.Point, tested.Sparse(want, s, 0))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if (dict == nil) != (s.Point.State == nil) {
+			t.Fatalf("span at %d: a dictionary of %d bytes for a state of %d", s.Start, len(dict), len(s.Point.State))
 		}
 		if dict == nil {
 			continue
 		}
-		name := filepath.Join(dir, "dict")
 		if err := os.WriteFile(name, dict, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		frame := asFrame(t, src, s.pt)
-		got := run(t, "zstd", frame, "zstd", "-q", "-d", "-c", "-D", name)
-		check := func(who string) {
+		frame := asFrame(t, src, s.Point)
+		check := func(tool string, got []byte) {
 			t.Helper()
-			if k := min(len(got), s.pt.Lead+s.n); k <= s.pt.Lead || !bytes.Equal(got[s.pt.Lead:k], want[s.off:start+k]) {
-				t.Fatalf("%s yields other bytes for the span at %d", who, s.off)
+			lead := s.Point.Lead
+			k := min(len(got)-lead, int(s.End-s.Start)) // the frame may end before the span
+			if k <= 0 || !bytes.Equal(got[lead:lead+k], want[s.Start:s.Start+int64(k)]) {
+				t.Fatalf("%s yields other bytes for the span at %d", tool, s.Start)
 			}
 		}
-		check("zstd -d -D")
+		check("zstd", codectest.Pipe(t, frame, "zstd", "-q", "-d", "-c", "-D", name))
 		d, err := zstd.NewReader(nil, zstd.WithDecoderDicts(dict), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err = d.DecodeAll(frame, nil); err != nil {
+		got, err := d.DecodeAll(frame, nil)
+		if err != nil {
 			t.Fatal(err)
 		}
 		d.Close()
-		check("klauspost/compress")
-		n++
+		check("klauspost/compress", got)
 	}
-	return n
 }
 
 func TestDefaultDescriptions(t *testing.T) {

@@ -5,29 +5,33 @@ import (
 	"fmt"
 )
 
-// slack is how far the fast copies may read and write beyond what they copy.
+// slack is how many bytes the fast copies may read and write too many.
 const slack = 32
 
-// An output is where blocks are executed to: a buffer with the frame's earlier output in front, in up to three more pieces.
+// An output is where blocks are executed to: a buffer with the frame's earlier output in front, in
+// up to three more pieces.
 type output struct {
 	buf []byte
 	pos int // where the next block's output goes
 
-	// before holds the output before buf[0], nearest piece first. Offsets that reach over its end are an error.
+	// before holds the output before buf[0], nearest piece first. Offsets that reach over its end
+	// are an error.
 	before [3][]byte
 
 	window int   // the largest offset that the frame allows
 	made   int64 // how much of the frame was output before pos: no offset reaches farther
 }
 
-// copy16 and copy32 copy what their names say, in registers: a call of memmove would cost as much as the rest of a sequence.
+// copy16 and copy32 copy 16 and 32 bytes in registers: a call of memmove would cost as much as the
+// rest of a sequence.
 func copy16(dst, src *[16]byte) {
 	a, b := binary.LittleEndian.Uint64(src[0:8]), binary.LittleEndian.Uint64(src[8:16])
 	binary.LittleEndian.PutUint64(dst[0:8], a)
 	binary.LittleEndian.PutUint64(dst[8:16], b)
 }
 
-// copy32 copies 16 bytes and then 16 bytes, so that the two may overlap if dst is at least 16 bytes behind src.
+// copy32 copies 16 bytes and then 16 bytes, so that the two may overlap if dst is at least 16 bytes
+// behind src.
 func copy32(dst, src *[32]byte) {
 	a, b := binary.LittleEndian.Uint64(src[0:8]), binary.LittleEndian.Uint64(src[8:16])
 	binary.LittleEndian.PutUint64(dst[0:8], a)
@@ -37,8 +41,9 @@ func copy32(dst, src *[32]byte) {
 	binary.LittleEndian.PutUint64(dst[24:32], b)
 }
 
-// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes. parse has made sure that the
-// sequences take no more literals than there are and yield b.size bytes with the rest of them.
+// execute appends the block's output to o, whose buffer must have room for b.size+slack bytes.
+// parse has made sure that the sequences take no more literals than there are and yield b.size
+// bytes with the rest of them.
 func (o *output) execute(b *block) error {
 	buf, pos, lits := o.buf[:o.pos+b.size+slack], o.pos, b.lits
 	if b.fill {
@@ -48,8 +53,8 @@ func (o *output) execute(b *block) error {
 	}
 	lits = lits[:min(cap(lits), len(lits)+slack)]
 	lp := 0
-	// Where the frame's start lies in buf, no source may lie before it; else none before buf, unless it is looked for in
-	// o.before.
+	// Where the frame's start lies in buf, no source may lie before it; else none before buf,
+	// unless it is looked for in o.before.
 	low := 0
 	if m := int64(pos) - o.made; m > 0 {
 		low = int(m)
@@ -96,11 +101,13 @@ func (o *output) execute(b *block) error {
 	return nil
 }
 
+// advance moves on by n bytes of output.
 func (o *output) advance(n int) {
 	o.pos += n
 	o.made += int64(n)
 }
 
+// fill sets all of b to v.
 func fill(b []byte, v byte) {
 	if len(b) > 0 {
 		b[0] = v
@@ -115,7 +122,8 @@ func repeat(b []byte, off int) {
 	}
 }
 
-// far copies a match of n bytes whose source begins before buf, or refuses an offset that is too large.
+// far copies a match of n bytes whose source begins before buf, or refuses an offset that is too
+// large.
 func (o *output) far(pos, n, off int) error {
 	if off == 0 || off > o.window {
 		return fmt.Errorf("offset %d, the window has %d bytes", off, o.window)

@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	// maxWhole is how long a frame may be, in either form, to be decoded in one piece beside others.
+	// maxWhole is how long a frame may be, in either form, to be decoded in one piece beside
+	// others.
 	maxWhole = 16 << 20
 
 	// inFlight bounds the bytes of whole frames between the reader and the caller.
 	inFlight = 64 << 20
 )
 
-// A job is what the feeder hands to Next: a block taken apart, or a whole frame, or the end.
+// A job is handed from the feeder to Next: a block taken apart, or a whole frame, or the end.
 type job struct {
 	unit // of a whole frame: frame, in, end
 
@@ -27,15 +28,15 @@ type job struct {
 	out   []byte        // its output, where the length was not known before
 	bad   error         // why there is none
 	ready chan struct{} // closed when one of them is there; nil if the length was known
-	held  int64         // what it takes of inFlight
+	held  int64         // its share of inFlight
 
 	inline bool // not one of the feeder's
 
 	err error // the end of the stream (io.EOF) or of the walk
 }
 
-// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the part of decoding that does
-// not need the output, the literals and the sequences.
+// A feeder reads the stream ahead of Next, in its own goroutine: it finds the frames and does the
+// part of decoding that does not need the output, the literals and the sequences.
 type feeder struct {
 	in    input
 	p     *parser
@@ -52,9 +53,12 @@ type feeder struct {
 	wg     sync.WaitGroup // decoders of whole frames whose length was not known
 }
 
+// newFeeder returns a feeder over r, which yields the stream from byte off on. The number of its
+// jobs bounds how far it reads ahead.
 func newFeeder(r io.Reader, off int64) *feeder {
 	n := 8 + 2*min(runtime.GOMAXPROCS(0), 16)
-	f := &feeder{in: input{r: r, off: off}, p: newParser(), flight: semaphore.NewWeighted(inFlight), done: make(chan struct{})}
+	f := &feeder{in: input{r: r, off: off}, p: newParser(), flight: semaphore.NewWeighted(inFlight),
+		done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.p.keep = true
 	f.jobs, f.free = make(chan *job, n), make(chan *job, n)
@@ -146,8 +150,8 @@ func (f *feeder) seek() (err error) {
 	return err
 }
 
-// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the length of the output is not
-// known, decoding begins at once.
+// takeWhole makes j the whole frame that comes next, if that is short enough for it. Where the
+// length of the output is not known, decoding begins at once.
 func (f *feeder) takeWhole(j *job) (ok bool, err error) {
 	if c := f.frame.ContentSize; c > maxWhole || c < 0 && !f.small && !f.in.pzstd {
 		return false, nil

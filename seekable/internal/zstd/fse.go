@@ -5,7 +5,8 @@ import (
 	"math/bits"
 )
 
-// The three codes of a sequence, in the order in which a block sends their tables (RFC 8878 §3.1.1.3.2.1).
+// The three codes of a sequence, in the order in which a block sends their tables (RFC 8878
+// §3.1.1.3.2.1).
 const (
 	codeLL = iota
 	codeOF
@@ -26,26 +27,29 @@ const (
 	tableMask = tableSize - 1
 )
 
-// limits of the codes (RFC 8878 §3.1.1.3.2.1.1 and §3.1.1.3.2.1): the last symbol and the largest Accuracy_Log.
-// Offset code 31 is the largest that the format can express; what it means is far beyond maxWindow.
+// limits of the codes (RFC 8878 §3.1.1.3.2.1.1 and §3.1.1.3.2.1): the last symbol and the largest
+// Accuracy_Log. Offset code 31 is the largest that the format can express, an offset far beyond
+// maxWindow.
 var (
 	lastSymbol = [codes]int{codeLL: 35, codeOF: 31, codeML: 52}
 	maxLog     = [codes]int{codeLL: 9, codeOF: 8, codeML: 9}
 )
 
-// An entry of a decoding table. Bits 0-7: how many bits lead to the next state. Bits 8-15: how many extra bits the symbol's
-// value has. Bits 16-31: base of the next state. Bits 32-63: base of the symbol's value. One word, so that the sums of the low
-// bytes of three entries tell with one addition how many bits a sequence takes.
+// An entry of a decoding table. Bits 0-7: how many bits lead to the next state. Bits 8-15: how many
+// extra bits the symbol's value has. Bits 16-31: base of the next state. Bits 32-63: base of the
+// symbol's value. One word, so that the sums of the low bytes of three entries tell with one
+// addition how many bits a sequence takes.
 type entry uint64
 
-// sent is how a table was sent: enough to build it again.
-type sent struct {
+// A sentTable is a table as it was sent, enough to build it again.
+type sentTable struct {
 	kind byte
 	sym  byte   // of tableRLE
 	desc []byte // of tableFSE: the description's bytes as they were in the block; never written to again
 }
 
-// symbolBase holds, for each code and symbol, an entry with the value's base and number of extra bits only.
+// symbolBase holds, for each code and symbol, an entry with the value's base and number of extra
+// bits only.
 var symbolBase = func() (t [codes][64]entry) {
 	fill := func(code int, from, base uint32, extra ...uint8) {
 		for i, b := range extra {
@@ -67,9 +71,11 @@ var symbolBase = func() (t [codes][64]entry) {
 var (
 	defaultLog  = [codes]int{codeLL: 6, codeOF: 5, codeML: 6}
 	defaultNorm = [codes][]int16{
-		codeLL: {4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1},
+		codeLL: {4, 3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 2, 1, 1, 1, 1, 1,
+			-1, -1, -1, -1},
 		codeOF: {1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1},
-		codeML: {1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+		codeML: {1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+			1, 1, 1, 1, 1, 1,
 			1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1},
 	}
 	predefined = func() *tables {
@@ -82,7 +88,7 @@ var (
 )
 
 // set builds the table of a code from how it was sent.
-func (t *tables) set(code int, s sent) error {
+func (t *tables) set(code int, s sentTable) error {
 	switch s.kind {
 	case tableNone:
 		return nil
@@ -107,7 +113,8 @@ func (t *tables) set(code int, s sent) error {
 	return fmt.Errorf("table kind %d, want 0 to 3", s.kind)
 }
 
-// read builds the table of a code from the description at the start of b and returns the description's length in bytes.
+// read builds the table of a code from the description at the start of b and returns the
+// description's length in bytes.
 func (t *tables) read(code int, b []byte) (int, error) {
 	var norm [64]int16
 	k, log, n, err := readNorm(&norm, b, lastSymbol[code], maxLog[code])
@@ -118,8 +125,8 @@ func (t *tables) read(code int, b []byte) (int, error) {
 	return n, nil
 }
 
-// readNorm reads an FSE table description (RFC 8878 §4.1.1) for symbols up to last: k probabilities, the accuracy's logarithm
-// and the length n in bytes.
+// readNorm reads an FSE table description (RFC 8878 §4.1.1) for symbols up to last: k
+// probabilities, the accuracy's logarithm and the length n in bytes.
 func readNorm(norm *[64]int16, b []byte, last, maxLog int) (k, log, n int, err error) {
 	pos := 0 // bits read
 	peek := func() uint32 {
@@ -136,7 +143,7 @@ func readNorm(norm *[64]int16, b []byte, last, maxLog int) (k, log, n int, err e
 	if log > maxLog {
 		return 0, 0, 0, fmt.Errorf("accuracy log %d, want at most %d", log, maxLog)
 	}
-	remaining := 1 << log // what is left to be shared out
+	remaining := 1 << log // cells not shared out yet
 	for remaining > 0 {
 		if k > last {
 			return 0, 0, 0, fmt.Errorf("table with more than %d symbols", last+1)

@@ -2,89 +2,61 @@ package zstd
 
 import (
 	"bytes"
+	"io"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// What a walk yields, klauspost/compress yields too, and every span alone.
+// FuzzWalk decodes hostile streams in comparison with klauspost/compress, and many spans of them
+// alone.
 func FuzzWalk(f *testing.F) {
 	for _, src := range seeds(f) {
-		f.Add(src, uint16(5000))
+		f.Add(src, uint16(1000))
 	}
 	ref, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, src []byte, n uint16) {
-		if len(src) > 1<<20 {
-			return
-		}
-		out, all, err := walkOut(src, max(int(n), 1000))
-		if err != nil {
+	f.Fuzz(func(t *testing.T, src []byte, size uint16) {
+		out, err := tested.FuzzSpans(t, src, 500+int(size), 1<<20, 20)
+		if err != io.EOF {
 			return
 		}
 		want, err := ref.DecodeAll(src, nil)
-		if err != nil {
-			t.Fatalf("%d bytes out of what the reference refuses: %v", len(out), err)
+		if err != nil || !bytes.Equal(out, want) {
+			t.Fatalf("walk: %d bytes, klauspost/compress gives %d, %v", len(out), len(want), err)
 		}
-		if !bytes.Equal(out, want) {
-			t.Fatal("the reference yields other bytes")
-		}
-		checkPoints(t, src, want, all)
 	})
 }
 
+// FuzzDecode decodes a hostile span. One that Decode takes has a dictionary.
 func FuzzDecode(f *testing.F) {
-	for _, src := range seeds(f) {
-		want, all, err := walkOut(src, 7000)
+	tested.Seed(seeds(f), func(pt codec.Point, src []byte, size int, window []byte) {
+		f.Add(pt.State, src, pt.Lead, size, window)
+	})
+	f.Fuzz(func(t *testing.T, state, src []byte, lead, size int, window []byte) {
+		pt, err := tested.FuzzDecode(t, state, src, lead, size, window)
 		if err != nil {
-			f.Fatal(err)
-		}
-		for _, s := range all[:min(3, len(all))] {
-			f.Add(src[s.pt.In:s.pt.InEnd], s.pt.State, sparse(want, s.off-s.pt.Lead, s.pt), s.pt.Lead, s.n)
-		}
-	}
-	f.Fuzz(func(t *testing.T, src, state, window []byte, lead, n int) {
-		if n < 0 || n > 1<<20 || len(src) > 1<<20 {
 			return
-		}
-		if len(state) == 0 {
-			state = nil
-		}
-		pt := codec.Point{In: 1 << 20, Lead: lead, State: state}
-		guard := make([]byte, n+64)
-		for i := range guard[n:] {
-			guard[n+i] = 0xa5
-		}
-		first := Decode(guard[:n], src, pt, window)
-		for _, b := range guard[n:] {
-			if b != 0xa5 {
-				t.Fatal("written beyond dst")
-			}
-		}
-		if first != nil {
-			return
-		}
-		again := make([]byte, n)
-		if err := Decode(again, src, pt, window); err != nil || !bytes.Equal(again, guard[:n]) {
-			t.Fatalf("a second Decode differs: %v", err)
 		}
 		if _, err := Dictionary(pt, window); err != nil {
-			t.Fatalf("Decode takes what Dictionary refuses: %v", err)
+			t.Fatalf("Decode takes a point that Dictionary refuses: %v", err)
 		}
 	})
 }
 
+// FuzzTable looks for the frames of hostile streams, which must lie in order and within the stream.
 func FuzzTable(f *testing.F) {
-	f.Add(seekTable(1<<16)(f, sampleProgram(1<<18)))
+	f.Add(seekTable(700)(f, corpus(f)["program"][:3000]))
 	for _, src := range seeds(f) {
 		f.Add(src)
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		b := &memBlob{b: src}
-		frames, ok, _ := Table(t.Context(), b)
+		frames, ok, err := Table(t.Context(), b)
 		if ok {
 			in, out := int64(0), int64(0)
 			for _, fr := range frames {
@@ -93,8 +65,8 @@ func FuzzTable(f *testing.F) {
 				}
 				in, out = in+fr.InLen, out+fr.OutLen
 			}
-			if in > b.Size() {
-				t.Fatal("frames beyond the blob")
+			if in > b.Size() || err != nil {
+				t.Fatalf("frames of %d bytes in a stream of %d, %v", in, b.Size(), err)
 			}
 		}
 		scanned, _, _ := Scan(t.Context(), b, 100)
@@ -106,8 +78,11 @@ func FuzzTable(f *testing.F) {
 			end = fr.In + fr.InLen
 		}
 		if end > b.Size() {
-			t.Fatal("frames beyond the blob")
+			t.Fatalf("frames of %d bytes in a stream of %d", end, b.Size())
 		}
-		_, _ = Sniff(t.Context(), b)
+		info, err := Sniff(t.Context(), b)
+		if err == nil && (info.First < 0 || info.First > b.Size() || info.Window > maxWindow) {
+			t.Fatalf("%+v of a stream of %d bytes", info, b.Size())
+		}
 	})
 }

@@ -17,12 +17,13 @@ const (
 	maxHeader      = 18         // magic, descriptor, window, dictionary id, content size
 	checksumSize   = 4
 
-	// maxWindow is the largest window that a frame may ask for: zstd --long=27, or --ultra -22. A window is what has to be kept
-	// beside every span, so it cannot be as large as the format allows (3.75 TiB; zstd --long=31 makes 2 GiB).
+	// maxWindow is the largest window that a frame may ask for: zstd --long=27, or --ultra -22. A
+	// window has to be kept beside every span, so it cannot be as large as the format allows (3.75
+	// TiB; zstd --long=31 makes 2 GiB).
 	maxWindow = 128 << 20
 )
 
-// A FrameHeader is what the start of a frame says about it (RFC 8878 §3.1.1.1).
+// A FrameHeader holds the fields at the start of a frame (RFC 8878 §3.1.1.1).
 type FrameHeader struct {
 	Len         int    // of the header, its magic included
 	Window      uint64 // Window_Size; for a frame of one segment its content size
@@ -31,8 +32,9 @@ type FrameHeader struct {
 	Checksum    bool   // the last 4 bytes of the frame are the low half of its content's XXH64
 }
 
-// Header reads the frame header at the start of src. An error that wraps io.ErrUnexpectedEOF says that src is too short for it;
-// 18 bytes are always enough. Skippable frames are refused: see Skippable.
+// Header reads the frame header at the start of src. An error that wraps io.ErrUnexpectedEOF says
+// that src is too short for it; 18 bytes are always enough. Skippable frames are refused: see
+// Skippable.
 func Header(src []byte) (FrameHeader, error) {
 	h := FrameHeader{ContentSize: -1}
 	if len(src) < 5 {
@@ -88,8 +90,8 @@ func littleEndian(b []byte) (v uint64) {
 	return v
 }
 
-// Skippable tells whether src begins with a skippable frame (RFC 8878 §3.1.2), and how long that is, its 8 bytes of header
-// included.
+// Skippable tells whether src begins with a skippable frame (RFC 8878 §3.1.2), and how long that
+// is, its 8 bytes of header included.
 func Skippable(src []byte) (n int64, ok bool) {
 	if len(src) < skippableHead || binary.LittleEndian.Uint32(src)&^0xf != skippableMagic {
 		return 0, false
@@ -111,7 +113,8 @@ func newFrame(h FrameHeader, start int64) (*frame, error) {
 		return nil, malformed(start, "frame made with dictionary %d; compress it again without one", h.DictID)
 	}
 	if h.Window > maxWindow {
-		return nil, malformed(start, "frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31",
+		return nil, malformed(start,
+			"frame with a window of %d bytes, want at most %d (zstd --long=27); compress it again without --long=31",
 			h.Window, maxWindow)
 	}
 	// Every decoder takes windows below 1 KiB for 1 KiB; only single segments can have them.
@@ -128,7 +131,7 @@ func (f *frame) reach() int {
 	return f.window
 }
 
-// malformed says what is wrong at a byte of the stream.
+// malformed makes a FormatError at a byte of the stream.
 func malformed(off int64, msg string, v ...any) error {
 	return &codec.FormatError{Format: format, Off: off, Msg: fmt.Sprintf(msg, v...)}
 }
@@ -141,7 +144,8 @@ func at(off int64, err error) error {
 	return err
 }
 
-// damage makes err, if it is not yet one of this package's errors, the cause of a FormatError at a byte of the stream.
+// damage makes err, if it is not yet one of this package's errors, the cause of a FormatError at a
+// byte of the stream.
 func damage(off int64, err error) error {
 	if e := (*codec.FormatError)(nil); errors.As(err, &e) {
 		return err

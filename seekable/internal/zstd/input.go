@@ -10,16 +10,18 @@ import (
 // inputSize is how much is asked of a reader at once.
 const inputSize = 512 << 10
 
-// pzstdLen is the length of the skippable frames that pzstd writes: 4 bytes that tell the next frame's compressed length.
+// pzstdLen is the length of the skippable frames that pzstd writes: 4 bytes that tell the next
+// frame's compressed length.
 const pzstdLen = skippableHead + 4
 
-// An input is a stream that can be looked at before it is consumed. With a nil reader it is the bytes in buf and no more.
+// An input is a stream that can be looked at before it is consumed. With a nil reader it is the
+// bytes in buf and no more.
 type input struct {
 	r    io.Reader
 	buf  []byte // buf[a:b] is read and not consumed
 	a, b int
 	off  int64 // offset of buf[a] in the stream
-	err  error // what ended reading
+	err  error // ended reading
 
 	pzstd bool // the last skippable frame was one that pzstd puts before a frame
 }
@@ -27,8 +29,8 @@ type input struct {
 // memory returns an input over b, which lies at byte off of the stream.
 func memory(b []byte, off int64) input { return input{buf: b[:len(b):len(b)], b: len(b), off: off} }
 
-// peek returns the next n bytes without consuming them, or fewer at the end of the stream. They stay valid until the next peek,
-// or forever if there is no reader. An error is one of the reader.
+// peek returns the next n bytes without consuming them, or fewer at the end of the stream. They
+// stay valid until the next peek, or forever if there is no reader. An error is one of the reader.
 func (in *input) peek(n int) ([]byte, error) {
 	for in.b-in.a < n && in.r != nil && in.err == nil {
 		in.fill(n)
@@ -86,8 +88,8 @@ func (in *input) discard(n int64) error {
 	return nil
 }
 
-// nextFrame passes skippable frames and returns the header of the frame that follows, not consumed; nil at the end of the
-// stream.
+// nextFrame passes skippable frames and returns the header of the frame that follows, not consumed;
+// nil at the end of the stream.
 func (in *input) nextFrame() (*frame, error) {
 	for {
 		b, err := in.peek(skippableHead)

@@ -8,7 +8,8 @@ import (
 	"github.com/klauspost/compress/huff0"
 )
 
-// readHuff reads the tree description at the start of b, which must have want bytes, or any number if want is 0.
+// readHuff reads the tree description at the start of b, which must have want bytes, or any number
+// if want is 0.
 func (p *parser) readHuff(b []byte, want int) error {
 	h, rest, err := huff0.ReadTable(b, p.huff)
 	if h != nil {
@@ -27,7 +28,8 @@ func (p *parser) readHuff(b []byte, want int) error {
 	return nil
 }
 
-// literals decodes the literals section at the start of in (RFC 8878 §3.1.1.3.1) and returns what follows it.
+// literals decodes the literals section at the start of in (RFC 8878 §3.1.1.3.1) and returns the
+// bytes behind it.
 func (p *parser) literals(b *block, in []byte, maxSize int) (rest []byte, err error) {
 	kind, format := in[0]&3, in[0]>>2&3
 	var h [8]byte

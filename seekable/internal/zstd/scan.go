@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// Info is what the start of a stream tells.
+// Info holds the fields at the start of a stream.
 type Info struct {
 	First       int64  // where the first frame begins, behind skippable frames; the stream's length if there is none
 	Window      uint64 // of the first frame
@@ -31,7 +31,7 @@ type scanner struct {
 	b     Blob
 	reads int // left
 	used  int
-	buf   []byte // what lies at off
+	buf   []byte // the bytes at off
 	off   int64
 	size  int // of the next window
 	hits  int // lookups that this window has answered
@@ -50,8 +50,8 @@ func (s *scanner) get(off int64, n int) ([]byte, error) {
 	if s.reads == 0 {
 		return nil, errBudget
 	}
-	// Where one block fills the window, the rest of it is read in vain; where there are many blocks in it, larger ones save
-	// reads.
+	// Where one block fills the window, the rest of it is read in vain; where there are many blocks
+	// in it, larger ones save reads.
 	if s.hits > 4 {
 		s.size = min(2*s.size, scanWindow)
 	} else if s.used > 0 {
@@ -68,8 +68,8 @@ func (s *scanner) get(off int64, n int) ([]byte, error) {
 	return s.buf[:n], nil
 }
 
-// skip passes skippable frames at off. next is the compressed length of the frame that follows, if the last of them told it,
-// else 0.
+// skip passes skippable frames at off. next is the compressed length of the frame that follows, if
+// the last of them told it, else 0.
 func (s *scanner) skip(off int64) (at, next int64, err error) {
 	for {
 		b, err := s.get(off, pzstdLen)
@@ -104,8 +104,9 @@ func (s *scanner) frame(off int64) (*frame, error) {
 	return newFrame(h, off)
 }
 
-// Sniff reads the start of a stream: one read of up to 64 KiB, and more only if there are large skippable frames in front.
-// Where a stream has but one frame, as most have, its ContentSize is the size of the output.
+// Sniff reads the start of a stream: one read of up to 64 KiB, and more only if there are large
+// skippable frames in front. Where a stream has but one frame, as most have, its ContentSize is the
+// size of the output.
 func Sniff(ctx context.Context, b Blob) (Info, error) {
 	s := &scanner{ctx: ctx, b: b, reads: sniffReads, size: scanWindow}
 	off, next, err := s.skip(0)
@@ -122,6 +123,7 @@ func Sniff(ctx context.Context, b Blob) (Info, error) {
 	return Info{First: off, Window: f.Window, ContentSize: f.ContentSize, Checksum: f.Checksum, Pzstd: next > 0}, nil
 }
 
+// tooMany makes a FormatError of errBudget: a stream may begin with skippable frames without end.
 func tooMany(off int64, err error) error {
 	if err == errBudget {
 		return malformed(off, "no frame after skippable frames that took %d reads", sniffReads)
@@ -129,13 +131,15 @@ func tooMany(off int64, err error) error {
 	return err
 }
 
-// Scan finds the frames of a stream that has no seek table, by passing over their block headers with at most the given number
-// of reads, of 4 to 64 KiB each. complete tells whether it got to the end; then the frames are all there are, and the output's
-// size is known. Otherwise they are the first ones.
+// Scan finds the frames of a stream that has no seek table, by passing over their block headers
+// with at most the given number of reads, of 4 to 64 KiB each. complete tells whether it got to the
+// end; then the frames are all there are, and the output's size is known. Otherwise they are the
+// first ones.
 //
-// It gets as far as content sizes are given (zstd gives them for files, not for pipes; pzstd does not). Where it is plain after
-// a few reads that there are too few, it stops: blocks are at most 128 KiB, so that a GiB has 8,192 of them. That is nothing
-// for a local file and too much for a registry. Frames without output are left out.
+// It gets as far as content sizes are given (zstd gives them for files, not for pipes; pzstd does
+// not). Where it is plain after a few reads that there are too few, it stops: blocks are at most
+// 128 KiB, so that a GiB has 8,192 of them. That is nothing for a local file and too much for a
+// registry. Frames without output are left out.
 func Scan(ctx context.Context, b Blob, reads int) (frames []Frame, complete bool, err error) {
 	s := &scanner{ctx: ctx, b: b, reads: reads, size: scanWindow}
 	var off, out int64
@@ -178,7 +182,7 @@ func (s *scanner) hop(off int64, reads int) (*hopper, error) {
 	}
 	p := &hopper{frame: f, size: int64(f.Len)}
 	if next > 0 {
-		// What stands there must be a frame, or the end: the next step sees. Decoding checks the length.
+		// A frame or the end must be there: the next step sees. Decoding checks the length.
 		p.size, p.done = next, true
 	}
 	size := s.b.Size()

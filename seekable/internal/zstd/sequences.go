@@ -7,13 +7,14 @@ import (
 	"math/bits"
 )
 
-// A sequence is one step of a block: copy lit literals, then match bytes from off bytes back. Until it is resolved, off is an
-// offset value: a new offset plus 3, or the number of a repeat offset.
+// A sequence is one step of a block: copy lit literals, then match bytes from off bytes back. Until
+// it is resolved, off is an offset value: a new offset plus 3, or the number of a repeat offset.
 type sequence struct {
 	lit, match, off uint32
 }
 
-// tables is what the sequence decoder works on, in one piece, so that one register is enough to reach all of it.
+// tables are the tables of the sequence decoder, in one piece, so that one register is enough to
+// reach all of it.
 type tables struct {
 	mask [64]uint64 // mask[n] has the n low bits set
 	dt   [codes][tableSize]entry
@@ -39,8 +40,8 @@ func loadBits(in []byte, at int) uint64 {
 	return w >> (at & 7)
 }
 
-// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC 8878 §3.1.1.3.2.1.2). It leaves
-// offset values where offsets belong: see resolve.
+// decodeSequences reads len(out) sequences from the bit stream in, which is read backwards (RFC
+// 8878 §3.1.1.3.2.1.2). It leaves offset values where offsets belong: see resolve.
 func decodeSequences(out []sequence, in []byte, t *tables) error {
 	if len(in) == 0 || in[len(in)-1] == 0 {
 		return errors.New("sequence bits have no end mark")
@@ -58,8 +59,8 @@ func decodeSequences(out []sequence, in []byte, t *tables) error {
 	whole := uint(max(len(in)-7, 0)) // below this, 8 bytes can be loaded
 	var states uint64
 	for i := range out {
-		// What this sequence takes, from the highest bit down: extra bits of offset, match and literals length, then the
-		// three next states.
+		// The bits of this sequence, from the highest down: extra bits of offset, match and
+		// literals length, then the three next states.
 		sum := uint64(ll + of + ml)
 		add := sum >> 8 & 0xff
 		states = sum & 0xff
@@ -94,15 +95,16 @@ func decodeSequences(out []sequence, in []byte, t *tables) error {
 
 		out[i] = sequence{lit, match, off}
 	}
-	// The last sequence has no next states: what was taken for them must be what is missing.
+	// The last sequence has no next states: exactly the bits taken for them must be missing.
 	if left += int(states); left != 0 {
 		return fmt.Errorf("sequence bits do not come out even: %d left", left)
 	}
 	return nil
 }
 
-// resolve puts offsets in place of offset values and moves the repeat offsets on. It returns the sums of the lengths. It is a
-// loop of its own because it can then be done by whoever executes the sequences, which is the lesser half of the work.
+// resolve puts offsets in place of offset values and moves the repeat offsets on. It returns the
+// sums of the lengths. It is a loop of its own because the goroutine that executes the sequences
+// can then do it, and has the lesser half of the work.
 func resolve(out []sequence, rep *[3]uint32) (lits, matches int) {
 	r0, r1, r2 := rep[0], rep[1], rep[2]
 	for i := range out {
@@ -110,8 +112,9 @@ func resolve(out []sequence, rep *[3]uint32) (lits, matches int) {
 		lits += int(q.lit)
 		matches += int(q.match)
 		off := q.off
-		// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets, the next one if there are
-		// no literals (RFC 8878 §3.1.1.5). Conditional moves, no branches: nothing here can be predicted.
+		// An offset value above 3 is an offset plus 3; 1 to 3 name one of the last three offsets,
+		// the next one if there are no literals (RFC 8878 §3.1.1.5). Conditional moves, no
+		// branches: nothing here can be predicted.
 		which := off - 1
 		if q.lit == 0 {
 			which++

@@ -4,7 +4,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A span is what one Next decodes.
+// A span is the output of one Next.
 type span struct {
 	buf     []byte
 	at, pos int
@@ -26,8 +26,8 @@ func (w *walker) begin(s *span, j *job, p *place, lead int) {
 	}
 }
 
-// mark marks what block j, whose output begins rel bytes behind the place from which the span is decoded, refers to before that
-// place.
+// mark marks the bytes before the place where decoding starts that block j refers to. The output of
+// the block begins rel bytes behind that place.
 func (s *span) mark(j *job, rel int) {
 	if s.pt.Used == nil || j.frame != s.frame || rel >= j.frame.window {
 		return
@@ -134,7 +134,7 @@ func (w *walker) wholeFrame(s *span, j *job) error {
 		n = int64(len(j.out))
 	}
 	if w.lead > 0 || n > int64(len(s.buf)-s.pos) {
-		w.inline = &open{job: j, in: memory(j.raw, j.in), p: newParser(), first: true}
+		w.inline = &openFrame{job: j, in: memory(j.raw, j.in), p: newParser(), first: true}
 		w.inline.p.keep = true
 		w.inline.in.skip(j.frame.Len)
 		return w.inline.p.reset(freshEntropy())

@@ -78,15 +78,19 @@ func (p *place) encode(in int64) []byte {
 
 func appendBytes(b, v []byte) []byte { return append(binary.AppendUvarint(b, uint64(len(v))), v...) }
 
-// decodePlace reads the State of a Point at byte in. The tables themselves are checked when a parser is reset to them.
+// decodePlace reads the State of a Point at byte in. The tables themselves are checked when a
+// parser is reset to them.
 func decodePlace(state []byte, in int64) (*place, error) {
 	p, err := readPlace(&stateReader{b: state}, in)
 	if err != nil {
-		return nil, &codec.FormatError{Format: format, Off: in, Msg: fmt.Sprintf("malformed state of %d bytes", len(state)), Err: err}
+		msg := fmt.Sprintf("malformed state of %d bytes", len(state))
+		return nil, &codec.FormatError{Format: format, Off: in, Msg: msg, Err: err}
 	}
 	return p, nil
 }
 
+// readPlace reads the fields in the order of the package comment. It checks each against its bound,
+// and that nothing follows.
 func readPlace(r *stateReader, in int64) (*place, error) {
 	if v := r.byte(); r.err == nil && v != stateVersion {
 		return nil, fmt.Errorf("version %d, want %d", v, stateVersion)
@@ -167,6 +171,7 @@ func (r *stateReader) bytes(n uint64) []byte {
 	return v
 }
 
+// number returns the next number, at most limit.
 func (r *stateReader) number(limit uint64) uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {

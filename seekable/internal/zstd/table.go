@@ -22,7 +22,8 @@ type Frame struct {
 	HasChecksum bool
 }
 
-// The seekable format's constants, from contrib/seekable_format/zstd_seekable_compression_format.md in zstd's repository.
+// The seekable format's constants, from contrib/seekable_format/zstd_seekable_compression_format.md
+// in zstd's repository.
 const (
 	seekMagic      = 0x8F92EAB1
 	seekFooter     = 9          // number of frames, descriptor, magic
@@ -30,12 +31,12 @@ const (
 	seekChecksums  = 1 << 7     // descriptor: entries have checksums
 	seekReserved   = 0b01111100 // descriptor: bits that must be 0
 	maxTableFrames = 1 << 21    // 256 GiB in frames of 128 KiB; as Frames they take 96 MiB
-	tailRead       = 64 << 10   // what is read of the blob's end at first; holds tables of 5,400 frames with checksums
+	tailRead       = 64 << 10   // bytes read of the blob's end at first; holds tables of 5,400 frames with checksums
 )
 
-// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is larger. ok is false if
-// there is none. A table that is malformed or does not cover the blob byte for byte is a *codec.FormatError; the blob may still
-// decode without it.
+// Table reads the seek table at the end of a blob: one read of 64 KiB, and a second if the table is
+// larger. ok is false if there is none. A table that is malformed or does not cover the blob byte
+// for byte is a *codec.FormatError; the blob may still decode without it.
 func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	size := b.Size()
 	tail := make([]byte, min(size, tailRead))
@@ -50,7 +51,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 		return nil, false, nil
 	}
 	bad := func(msg string, v ...any) ([]Frame, bool, error) {
-		return nil, false, &codec.FormatError{Format: format, Off: size - seekFooter, Msg: "seek table " + fmt.Sprintf(msg, v...)}
+		return nil, false, &codec.FormatError{Format: format, Off: size - seekFooter,
+			Msg: "seek table " + fmt.Sprintf(msg, v...)}
 	}
 	n, descriptor, entry := int64(binary.LittleEndian.Uint32(foot)), foot[4], int64(8)
 	if descriptor&seekReserved != 0 {
@@ -61,7 +63,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	}
 	total := skippableHead + n*entry + seekFooter
 	if n > maxTableFrames || total > size {
-		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames", n, total, size, maxTableFrames)
+		return bad("of %d frames, %d bytes long, in a blob of %d; want at most %d frames",
+			n, total, size, maxTableFrames)
 	}
 	if total > int64(len(tail)) {
 		more := make([]byte, total)
@@ -81,7 +84,8 @@ func Table(ctx context.Context, b Blob) (frames []Frame, ok bool, err error) {
 	var in, out int64
 	for i := range frames {
 		e := t[int64(i)*entry:]
-		f := Frame{In: in, InLen: int64(binary.LittleEndian.Uint32(e)), Out: out, OutLen: int64(binary.LittleEndian.Uint32(e[4:]))}
+		f := Frame{In: in, InLen: int64(binary.LittleEndian.Uint32(e)), Out: out,
+			OutLen: int64(binary.LittleEndian.Uint32(e[4:]))}
 		if entry == 12 {
 			f.Checksum, f.HasChecksum = binary.LittleEndian.Uint32(e[8:]), true
 		}

@@ -10,10 +10,11 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A memBlob counts what is read of it.
+// A memBlob counts its reads and their bytes.
 type memBlob struct {
 	b           []byte
 	reads, read int
@@ -61,7 +62,7 @@ func checkFrames(t *testing.T, src, want []byte, frames []Frame) {
 }
 
 func TestTable(t *testing.T) {
-	data := sampleDisk(3 << 20)
+	data := disk(t, 3<<20)
 	for _, c := range []struct{ size, frames, reads int }{{1 << 20, 3, 1}, {4 << 20, 1, 1}, {400, 7865, 2}} {
 		src := seekTable(c.size)(t, data)
 		b := &memBlob{b: src}
@@ -77,7 +78,8 @@ func TestTable(t *testing.T) {
 }
 
 func TestNoTable(t *testing.T) {
-	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": zstdPipe()(t, []byte("hello"))} {
+	hello := zstdPipe()(t, []byte("hello"))
+	for name, src := range map[string][]byte{"empty": nil, "short": []byte("x"), "one frame": hello} {
 		if frames, ok, err := Table(t.Context(), &memBlob{b: src}); frames != nil || ok || err != nil {
 			t.Errorf("%s: %v %v %v", name, frames, ok, err)
 		}
@@ -89,7 +91,7 @@ func TestNoTable(t *testing.T) {
 }
 
 func TestTablesThatLie(t *testing.T) {
-	good := seekTable(1<<20)(t, sampleDisk(3<<20))
+	good := seekTable(1<<20)(t, disk(t, 3<<20))
 	n := len(good)
 	table := n - seekFooter - 3*12 - skippableHead
 	for name, spoil := range map[string]func(b []byte) []byte{
@@ -115,7 +117,7 @@ func TestTablesThatLie(t *testing.T) {
 }
 
 func TestScan(t *testing.T) {
-	data := sampleDisk(6 << 20)
+	data := disk(t, 6<<20)
 	many := frames(64<<10, nil, oneShot(zstd.SpeedFastest))(t, data)
 	for _, c := range []struct {
 		name     string
@@ -126,7 +128,8 @@ func TestScan(t *testing.T) {
 	}{
 		{"many small frames, local", many, 1 << 20, 96, 30},
 		{"many small frames, remote", many, 3, -1, 3},
-		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data), 1000, 6, 60},
+		{"skippable frames", frames(1<<20, append(skippable(100_000), emptyFrame...), zstdFile("-1"))(t, data),
+			1000, 6, 60},
 		{"one frame, local", zstdFile("-3")(t, data), 1000, 1, 50},
 		{"one frame, remote", zstdFile("-3")(t, data), 3, -1, 3},
 		{"no content size", zstdPipe("-3")(t, data), 1000, -1, 1},
@@ -141,7 +144,8 @@ func TestScan(t *testing.T) {
 			continue
 		}
 		if complete != (c.n >= 0) || complete && len(got) != c.n || b.reads > c.maxReads {
-			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d", c.name, len(got), complete, b.reads, c.n, c.maxReads)
+			t.Errorf("%s: %d frames, complete %v, %d reads; want %d in at most %d",
+				c.name, len(got), complete, b.reads, c.n, c.maxReads)
 		}
 		if complete && c.n > 0 {
 			checkFrames(t, c.src, data, got)
@@ -151,7 +155,7 @@ func TestScan(t *testing.T) {
 
 // A frame whose compressed length a skippable frame in front tells is passed over at once.
 func TestScanHopsWhereLengthsAreTold(t *testing.T) {
-	data := sampleProgram(2 << 20)
+	data := program(t, 2<<20)
 	var src []byte
 	for d := data; len(d) > 0; d = d[1<<18:] {
 		f := oneShot(zstd.SpeedDefault)(t, d[:1<<18])
@@ -166,13 +170,14 @@ func TestScanHopsWhereLengthsAreTold(t *testing.T) {
 	}
 	checkFrames(t, src, data, got)
 	info, err := Sniff(t.Context(), b)
-	if want := (Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}); err != nil || info != want {
+	want := Info{First: 12, Window: 1 << 18, ContentSize: 1 << 18, Checksum: true, Pzstd: true}
+	if err != nil || info != want {
 		t.Errorf("%+v, %v, want %+v", info, err, want)
 	}
 }
 
 func TestSniff(t *testing.T) {
-	data := sampleProgram(1 << 20)
+	data := program(t, 1<<20)
 	for _, c := range []struct {
 		name string
 		src  []byte
@@ -199,7 +204,8 @@ func TestSniffRefuses(t *testing.T) {
 	}{
 		{"text", "hello, this is a text", "magic 0x6c6c6568"},
 		{"truncated", "\x28\xb5\x2f\xfd\x00", "ends in a frame header"},
-		{"window of 2 GiB", "\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00\x00\x00\x00\x00", "compress it again without --long=31"},
+		{"window of 2 GiB", "\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00\x00\x00\x00\x00",
+			"compress it again without --long=31"},
 		{"dictionary", "\x28\xb5\x2f\xfd\x01\x40\x07\x01\x00\x00\x00\x00\x00", "dictionary 7"},
 		{"reserved bit", "\x28\xb5\x2f\xfd\x08\x40\x07\x01\x00\x00\x00\x00\x00", "reserved bit"},
 		{"huge size", "\x28\xb5\x2f\xfd\xc0\x40\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "content size"},

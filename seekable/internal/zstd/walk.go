@@ -9,21 +9,22 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// A walker executes what its feeder has read. Whole frames that lie within one span go to other goroutines, straight into the
-// caller's buffer.
+// A walker executes the blocks that its feeder has read. Whole frames that lie within one span go
+// to other goroutines, straight into the caller's buffer.
 type walker struct {
 	feed   *feeder
-	peeked *job  // taken and put back
-	inline *open // a whole frame that is taken block by block after all
+	peeked *job       // taken and put back
+	inline *openFrame // a whole frame that is taken block by block after all
 	spare  []*job
 
 	here   place // where the blocks executed so far end; frame nil: between two frames
 	in     int64 // that place's byte in the stream
 	digest xxhash.Digest
-	reach  int       // what Window returns
+	reach  int       // the result of Window
 	rep    [3]uint32 // repeat offsets after the block taken last
 
-	// The block in which the last span ended: tail[tailPos:tailLen] is what of its output is not delivered.
+	// The block in which the last span ended: tail[tailPos:tailLen] is the part of its output not
+	// delivered yet.
 	tail             [maxBlock + slack]byte
 	tailPos, tailLen int
 	tailJob          *job
@@ -37,22 +38,22 @@ type walker struct {
 
 	wg  sync.WaitGroup // decoders of whole frames, within one Next
 	mu  sync.Mutex
-	bad error // what the first of these failed with, and where it was to write
+	bad error // the error of the first that failed, and its place in the output
 	pos int
 
 	err error
 }
 
-// An open frame is one that was read as a whole and is taken block by block.
-type open struct {
+// An openFrame is one that was read as a whole and is taken block by block.
+type openFrame struct {
 	job   *job
 	in    input
 	p     *parser
 	first bool
 }
 
-// NewWalker starts a walk: see package codec. A goroutine reads r ahead of what Next returns, until Close, which waits for a
-// Read under way. window must stay as it is until the first Next has returned.
+// NewWalker starts a walk: see package codec. A goroutine reads r ahead of Next until Close, which
+// waits for a Read under way. window must stay as it is until the first Next has returned.
 func NewWalker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
 	w := &walker{feed: newFeeder(r, at.In), in: at.In, lead: at.Lead, window: window}
 	w.origin = codec.Point{In: at.In, Lead: at.Lead, State: at.State}
@@ -94,6 +95,8 @@ func (w *walker) Close() {
 	w.feed.stop()
 }
 
+// Frontier is the start of the block in which the last span ended, with a lead, or the block
+// boundary after it.
 func (w *walker) Frontier() codec.Point {
 	switch {
 	case w.origin.In >= 0:
@@ -114,6 +117,8 @@ func point(j *job, p *place, lead int) codec.Point {
 	return codec.Point{In: j.in, Lead: lead, State: p.encode(j.in)}
 }
 
+// Next waits for the whole frames decoded beside it, which write to buf. An error of theirs comes
+// first: they lie before the place where fill failed.
 func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 	if w.err != nil {
 		return 0, codec.Point{}, w.err
@@ -153,7 +158,8 @@ func (w *walker) fill(s *span) error {
 			}
 		}
 	}
-	// An empty block at the end of the frame, and the checksum behind it, still belong to this span.
+	// An empty block at the end of the frame, and the checksum behind it, still belong to this
+	// span.
 	for w.here.frame != nil && w.tailPos == w.tailLen {
 		j := w.take()
 		if j.err != nil || j.block.size > 0 {
@@ -180,6 +186,7 @@ func (w *walker) take() *job {
 	return j
 }
 
+// nextJob returns the next block of an open frame, else the next job of the feeder.
 func (w *walker) nextJob() *job {
 	o := w.inline
 	if o == nil {

@@ -10,10 +10,11 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
 
-// fast decodes whole frames: its assembly is a quarter faster than this package's own decoder, but it cannot start in the
-// middle. One is enough for all; it runs as many calls at once as there are processors.
+// fast decodes whole frames: its assembly is a quarter faster than this package's own decoder, but
+// it cannot start in the middle. One is enough for all; it runs as many calls at once as there are
+// processors.
 var fast = sync.OnceValue(func() *zstd.Decoder {
-	// What it may write is bounded by the buffer given, and it needs no window beside it.
+	// The buffer given bounds the output, and no window beside it is needed.
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
@@ -22,8 +23,8 @@ var fast = sync.OnceValue(func() *zstd.Decoder {
 	return d
 })
 
-// decodeFrame decodes the frame that src is into dst, which is all that may be written to, and returns how long it is. off is
-// where the frame lies.
+// decodeFrame decodes the frame that src is into dst, which is all that may be written to, and
+// returns how long it is. off is where the frame lies.
 func decodeFrame(dst, src []byte, off int64) (int, error) {
 	out, err := fast().DecodeAll(src, dst[:0:len(dst)])
 	switch {
@@ -78,8 +79,8 @@ func (p *hopper) output() (n int64, known bool) {
 	return p.bound, false
 }
 
-// decodeFrames decodes src into dst if src is nothing but whole frames of known sizes that fill dst; done is false if it is
-// something else.
+// decodeFrames decodes src into dst if src is nothing but whole frames of known sizes that fill
+// dst; done is false if it is something else.
 func decodeFrames(dst, src []byte, off int64) (done bool, err error) {
 	type piece struct {
 		b      []byte

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the small xz files that seed the fuzz targets, with xz-utils 5.4.1 and pixz 1.0.7.
+# Makes the seeds of the fuzzers and of the truncation and bit-flip sweeps again, with xz-utils 5.4.1 and pixz 1.0.7.
 set -e
 cd "$(dirname "$0")"
 text() { seq 1 700 | sed 's/.*/line & of a file that repeats itself/'; }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package codectest
+
+// Sparing divides the work of tests whose data the race detector does not depend on.
+const Sparing = 1

@@ -1,5 +1,0 @@
-//go:build !race
-
-package zstd
-
-const sparing = 1
