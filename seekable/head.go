@@ -30,7 +30,7 @@ func (s *Stream) Head(ctx context.Context, p []byte) (int, error) {
 		})
 		return n, err
 	}
-	r := newChunkReader(s.blob, first.parts[0].in, first.parts[0].in+first.parts[0].inLen)
+	r := newChunkReader(s.blob, first.parts[0].in, first.parts[0].in+first.parts[0].inLen, 0)
 	defer r.close()
 	defer context.AfterFunc(ctx, r.cancel)()
 	w, err := first.parts[0].dec.walker(r, codec.Point{}, nil)

@@ -106,7 +106,7 @@ func (s *Stream) allSpans(ctx context.Context) ([]span, error) {
 	var all []span
 	for i := range s.lay.segs {
 		seg := &s.lay.segs[i]
-		if front, end := s.place(seg); seg.large {
+		if front, end, _ := s.place(seg); seg.large {
 			if end < 0 || front.out < end {
 				return nil, fmt.Errorf("walked up to byte %d of %d only", front.out, end)
 			}

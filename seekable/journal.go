@@ -151,6 +151,19 @@ func (j *journal) add(head, state []byte) (int64, error) {
 	return end - int64(len(state)), nil
 }
 
+// gone reports whether another process has forgotten the journal.
+func (j *journal) gone() bool {
+	if j.f == nil {
+		return false
+	}
+	var here, there unix.Stat_t
+	if unix.Fstat(int(j.f.Fd()), &here) != nil {
+		return false
+	}
+	err := unix.Stat(j.f.Name(), &there)
+	return err == unix.ENOENT || err == nil && (here.Ino != there.Ino || here.Dev != there.Dev)
+}
+
 func (j *journal) close() error {
 	if j == nil || j.f == nil {
 		return nil

@@ -97,6 +97,19 @@ func newLayout(parts []part, grid int64) *layout {
 	return l
 }
 
+// reset forgets all that walks have told.
+func (l *layout) reset() {
+	for i := range l.segs {
+		if s := &l.segs[i]; s.large {
+			s.outLen, s.spans = s.parts[0].outLen, nil
+			s.front = frontier{out: s.out, in: s.parts[0].in}
+			if i == len(l.segs)-1 && s.outLen < 0 {
+				l.size = -1
+			}
+		}
+	}
+}
+
 // segment returns the number of the segment that holds off, which must lie in the stream.
 func (l *layout) segment(off int64) int {
 	return sort.Search(len(l.segs), func(i int) bool { return l.segs[i].out > off }) - 1

@@ -2,8 +2,11 @@ package seekable
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"os"
 
 	"golang.org/x/sync/semaphore"
 
@@ -50,6 +53,10 @@ func newStream(format string, blob Blob, parts []part, opt Options) *Stream {
 func (s *Stream) catchUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.jour.gone() {
+		s.warn(s.restart())
+		return
+	}
 	s.jour.scan(s.replay)
 }
 
@@ -101,11 +108,11 @@ func (s *Stream) replay(head []byte, state int64, stLen int) error {
 }
 
 // learn adds a span that a walk has just passed.
-func (s *Stream) learn(seg *segment, sp span, packed []byte, front frontier) error {
+func (s *Stream) learn(seg *segment, era int, sp span, packed []byte, front frontier) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sp.out != seg.front.out {
-		return nil // another process walked here at the same time
+	if era != s.era || sp.out != seg.front.out {
+		return nil // all was forgotten, or another process walked here at the same time
 	}
 	sp.state = stateRef{mem: packed, len: len(packed)}
 	head := le.AppendUint64([]byte{kindSpan}, uint64(seg.out))
@@ -124,24 +131,65 @@ func (s *Stream) learn(seg *segment, sp span, packed []byte, front frontier) err
 }
 
 // settle notes that seg was walked to its end at out.
-func (s *Stream) settle(seg *segment, out int64) error {
+func (s *Stream) settle(seg *segment, out int64, era int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if seg.outLen >= 0 {
-		return nil
+	if seg.outLen >= 0 || era != s.era || seg.front.out != out {
+		return
 	}
 	n := out - seg.out
 	s.setLength(seg, n)
 	_, err := s.jour.add(le.AppendUint64(le.AppendUint64([]byte{kindSettled}, uint64(seg.out)), uint64(n)), nil)
 	s.warn(err)
-	return nil
 }
 
-// place returns up to where seg was walked and where it ends (-1 while not known).
-func (s *Stream) place(seg *segment) (f frontier, end int64) {
+// place returns up to where seg was walked and where it ends (-1 while not known), and in which era.
+func (s *Stream) place(seg *segment) (f frontier, end int64, era int) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return seg.front, seg.end()
+	return seg.front, seg.end(), s.era
+}
+
+// Forget forgets all that was learned of the stream, also on disk: it is walked anew. Other processes that have it open
+// go on with what they know until a span of that does not decode. A size that only a walk has told is not known any
+// more; an index that was made elsewhere stays.
+func (s *Stream) Forget() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.foreign != "" {
+		return nil
+	}
+	if s.jour.f != nil {
+		if err := os.Remove(s.jour.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget index: %w", err)
+		}
+	}
+	return s.restart()
+}
+
+// forgotten reports whether all was forgotten since the era.
+func (s *Stream) forgotten(era int) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.era != era
+}
+
+// restart begins anew with an empty layout and the journal that is there. The caller holds s.mu.
+func (s *Stream) restart() error {
+	s.era++
+	s.lay.reset()
+	if s.jour.f == nil {
+		return nil
+	}
+	s.old = append(s.old, s.jour) // states are being read from it
+	j, err := openJournal(s.jour.f.Name(), s.blob.Size())
+	if err != nil {
+		s.jour = &journal{}
+		return fmt.Errorf("forget index: %w", err)
+	}
+	s.jour = j
+	s.jour.scan(s.replay)
+	return nil
 }
 
 // warn tells, once, that what is learned will not be kept.

@@ -33,6 +33,7 @@ func (p *piece) start() int64 { return p.out - int64(p.pt.Lead) }
 type learner struct {
 	s     *Stream
 	seg   *segment
+	era   int      // of the Stream
 	queue []*piece // of which no span was made yet
 	size  int64    // bytes in them
 }
@@ -175,7 +176,7 @@ func (l *learner) learn(n int) error {
 		at.Used.Recycle()
 	}
 	l.queue, l.size = l.queue[n:], l.size-int64(length)
-	return l.s.learn(l.seg, sp, packed, front)
+	return l.s.learn(l.seg, l.era, sp, packed, front)
 }
 
 // A lane does one thing after the other in a goroutine of its own. After an error it does nothing more.

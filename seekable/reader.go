@@ -3,6 +3,7 @@ package seekable
 import (
 	"context"
 	"io"
+	"sync"
 )
 
 const (
@@ -12,28 +13,36 @@ const (
 )
 
 // A chunkReader reads a blob in order from an offset on, in ranges that grow while it is read, with some of them under way ahead
-// of the reader. It outlives the call that it serves: a parked walk keeps what was fetched ahead. A decoder may read it from a goroutine of its own.
+// of the reader. It outlives the call that it serves: a parked walk keeps the ranges fetched ahead. A decoder may read it
+// from a goroutine of its own. Bytes that were read stay until the Witness is told of them.
 type chunkReader struct {
 	blob   Blob
-	next   int64 // where the next range starts
+	fresh  int64 // bytes before this offset are read past all that is kept
 	end    int64
-	size   int64 // of the next range
-	ahead  int   // ranges wanted under way
-	queue  []*chunk
-	cur    []byte
 	life   context.Context
 	cancel context.CancelFunc
+
+	size  int64    // of the next range
+	ahead int      // ranges wanted under way
+	queue []*chunk // not read yet
+	cur   []byte   // rest of the chunk being read
+
+	mu   sync.Mutex
+	next int64    // where the next range starts
+	held []*chunk // read, and not told of to the end
+	told int64    // up to where the Witness was told
 }
 
 type chunk struct {
+	off  int64
 	buf  []byte
 	err  error
 	done chan struct{}
 }
 
-func newChunkReader(b Blob, off, end int64) *chunkReader {
+func newChunkReader(b Blob, off, end, fresh int64) *chunkReader {
 	life, cancel := context.WithCancel(context.Background())
-	return &chunkReader{blob: b, next: off, end: end, size: firstChunk, ahead: 1, life: life, cancel: cancel}
+	return &chunkReader{blob: b, fresh: fresh, next: off, told: off, end: end, size: firstChunk, ahead: 1, life: life, cancel: cancel}
 }
 
 func (r *chunkReader) Read(p []byte) (int, error) {
@@ -49,6 +58,9 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 		}
 		r.queue, r.cur = r.queue[1:], first.buf
 		r.ahead = min(r.ahead+1, maxAhead)
+		r.mu.Lock()
+		r.held = append(r.held, first)
+		r.mu.Unlock()
 	}
 	n := copy(p, r.cur)
 	r.cur = r.cur[n:]
@@ -59,19 +71,57 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 func (r *chunkReader) fetch() {
 	for len(r.queue) < r.ahead && r.next < r.end {
 		n := min(r.size, r.end-r.next)
-		p := &chunk{buf: make([]byte, n), done: make(chan struct{})}
-		off := r.next
+		p := &chunk{off: r.next, buf: make([]byte, n), done: make(chan struct{})}
 		go func() {
-			p.err = r.blob.ReadAt(r.life, p.buf, off)
+			if p.off < r.fresh {
+				p.err = reread(r.life, r.blob, p.buf, p.off)
+			} else {
+				p.err = r.blob.ReadAt(r.life, p.buf, p.off)
+			}
 			close(p.done)
 		}()
 		r.queue = append(r.queue, p)
+		r.mu.Lock()
 		r.next += n
+		r.mu.Unlock()
 		r.size = min(r.size*2, lastChunk)
 	}
 }
 
-// close waits for what is under way. Nobody may read any more.
+// tell tells the Witness of the bytes before offset to that it was not told of, and forgets them.
+func (r *chunkReader) tell(ctx context.Context, to int64) error {
+	r.mu.Lock()
+	held := r.held
+	r.mu.Unlock()
+	passed := 0
+	for _, c := range held {
+		end := c.off + int64(len(c.buf))
+		if from, upto := max(r.told, c.off), min(to, end); from < upto {
+			if err := witness(ctx, r.blob, c.buf[from-c.off:upto-c.off], from, false); err != nil {
+				return err
+			}
+			r.told = upto
+		}
+		if to < end {
+			break
+		}
+		passed++
+	}
+	r.mu.Lock()
+	clear(r.held[:passed])
+	r.held = r.held[passed:]
+	r.mu.Unlock()
+	return nil
+}
+
+// asked returns up to where ranges were asked for.
+func (r *chunkReader) asked() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next
+}
+
+// close waits for the ranges under way. Nobody may read any more.
 func (r *chunkReader) close() {
 	r.cancel()
 	for _, p := range r.queue {

@@ -21,6 +21,19 @@ func (s *section) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return s.b.ReadAt(ctx, p, s.off+off)
 }
 
+// Saw tells the Witness below.
+func (s *section) Saw(ctx context.Context, p []byte, off int64, known bool) error {
+	if w, ok := s.b.(Witness); ok {
+		return w.Saw(ctx, p, s.off+off, known)
+	}
+	return nil
+}
+
+// Reread reads past all that is kept below.
+func (s *section) Reread(ctx context.Context, p []byte, off int64) error {
+	return reread(ctx, s.b, p, s.off+off)
+}
+
 // readerAt makes the blob an io.ReaderAt for the standard library's parsers of containers. It lives for one call, and so may hold its context.
 type readerAt struct {
 	ctx context.Context

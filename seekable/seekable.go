@@ -37,6 +37,23 @@ type Blob interface {
 	ReadAt(ctx context.Context, p []byte, off int64) error
 }
 
+// Witness is an optional face of a Blob: it is told which of the blob's bytes turned out well.
+//
+// Saw is called with compressed bytes, which lie at off in the blob, after they decoded and passed the checks there are,
+// and before the bytes that they decode to are handed out. Calls come in any order and in parallel, and their ranges may
+// overlap. p is valid during the call. known reports that the decoded bytes were compared with a SHA-256 that this
+// machine noted in an earlier pass; an index that was made elsewhere doesn't count. An error of Saw is treated like one
+// of decoding.
+type Witness interface {
+	Saw(ctx context.Context, p []byte, off int64, known bool) error
+}
+
+// Rereader is an optional face of a Blob that keeps bytes. Reread is ReadAt past all that is kept: it is asked, once, for
+// bytes that did not decode.
+type Rereader interface {
+	Reread(ctx context.Context, p []byte, off int64) error
+}
+
 const (
 	// MaxSpan is the most bytes that one span decodes to.
 	MaxSpan = 16 << 20

@@ -51,6 +51,8 @@ type Stream struct {
 	parked []*walk // ready to go on, the one parked longest ago first
 
 	jour    *journal
+	old     []*journal                                           // replaced ones, from which states may still be read
+	era     int                                                  // counts how often all was forgotten
 	learns  bool                                                 // has large segments
 	past    func(ctx context.Context, p []byte, off int64) error // see SetHistory
 	foreign string                                               // names the index made elsewhere that tells the layout; else empty
@@ -149,10 +151,17 @@ func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, 
 	s.mu.RLock()
 	i := s.lay.segment(off)
 	seg := &s.lay.segs[i]
-	units := s.units(i, off, end)
+	units, era := s.units(i, off, end), s.era
 	s.mu.RUnlock()
 	if len(units) > 0 {
-		return s.decodeUnits(ctx, units, keep)
+		next, err := s.decodeUnits(ctx, units, keep)
+		if suspicious(err) {
+			s.catchUp()
+			if s.forgotten(era) {
+				return next, nil // another process has forgotten what these units were made of
+			}
+		}
+		return next, err
 	}
 	if err := seg.walk.lock(ctx); err != nil {
 		return 0, err
@@ -170,13 +179,15 @@ func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, 
 	if segEnd >= 0 {
 		target = min(end, segEnd)
 	}
-	err := s.advance(ctx, seg, target, keep)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if err == nil && seg.front.out <= off {
+	out, ended, err := s.advance(ctx, seg, target, keep)
+	if suspicious(err) && ctx.Err() == nil {
+		s.log.Warn("bytes did not decode; fetching them once more", "decoded", out, "err", err)
+		out, ended, err = s.advance(ctx, seg, target, keep)
+	}
+	if err == nil && ended && out <= off {
 		return end, nil // the stream of unknown size ended before off
 	}
-	return seg.front.out, err
+	return out, err
 }
 
 // A unit is a span, made ready to be decoded alone.
@@ -235,7 +246,7 @@ func (s *Stream) units(i int, off, end int64) (us []unit) {
 	return us
 }
 
-// decodeUnits fetches units in one range, decodes them and hands them out. It returns the end of the last one.
+// decodeUnits fetches units in one range, decodes them and hands them out. It returns up to where that was done.
 func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []byte) error) (int64, error) {
 	lo, hi := int64(-1), int64(-1)
 	refs := make([]stateRef, len(us))
@@ -263,7 +274,7 @@ func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []
 		g.Go(func() error { return s.blob.ReadAt(gctx, src, lo) })
 	}
 	if err := g.Wait(); err != nil {
-		return 0, err
+		return us[0].out, err
 	}
 	buf := spanBuffer()
 	defer spanBuffers.Put(buf)
@@ -271,15 +282,43 @@ func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []
 		p := (*buf)[:u.outLen]
 		if u.bare() && u.span.zero {
 			p = zeros[:u.outLen]
-		} else if err := s.decodeUnit(ctx, u, p, src, lo, states[i]); err != nil {
-			return 0, s.blame(err)
+		} else if err := s.decodeTwice(ctx, u, p, src, lo, states[i]); err != nil {
+			return u.out, s.blame(err)
 		}
 		if err := keep(u.out, p); err != nil {
-			return 0, err
+			return u.out, err
 		}
 	}
 	last := us[len(us)-1]
 	return last.out + last.outLen, nil
+}
+
+// decodeTwice decodes one unit into p and tells the Witness of its compressed bytes. Should that fail, they are fetched
+// once more.
+func (s *Stream) decodeTwice(ctx context.Context, u unit, p, src []byte, base int64, packed []byte) error {
+	err := s.decodeUnit(ctx, u, p, src, base, packed)
+	if !suspicious(err) {
+		return err
+	}
+	s.log.Warn("bytes did not decode; fetching them once more", "offset", u.in, "bytes", u.inEnd-u.in, "err", err)
+	if packed, err = s.reload(ctx, u); err != nil {
+		return err
+	}
+	if !u.bare() {
+		src, base = make([]byte, u.inEnd-u.in), u.in
+		if err := reread(ctx, s.blob, src, base); err != nil {
+			return err
+		}
+	}
+	return s.decodeUnit(ctx, u, p, src, base, packed)
+}
+
+// reload loads the packed state of a unit once more.
+func (s *Stream) reload(ctx context.Context, u unit) ([]byte, error) {
+	if u.span == nil || u.span.state.len == 0 {
+		return nil, nil
+	}
+	return u.span.state.load(ctx)
 }
 
 // decodeUnit decodes one unit into p; src holds the blob's bytes from base on, packed the unit's state.
@@ -291,7 +330,7 @@ func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int
 				return shiftError(err, pt.in)
 			}
 		}
-		return nil
+		return witness(ctx, s.blob, src[u.in-base:u.inEnd-base], u.in, false)
 	}
 	switch {
 	case u.bare():
@@ -313,7 +352,10 @@ func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int
 	if sum := sha256.Sum256(p); sum != u.span.sum {
 		return &ChecksumError{Format: "index", Kind: "SHA-256", Off: u.in, Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(u.span.sum[:])}
 	}
-	return nil
+	if u.bare() {
+		return nil
+	}
+	return witness(ctx, s.blob, src[u.in-base:u.inEnd-base], u.in, s.foreign == "")
 }
 
 // shiftError makes the offset in a decoder's error one of the blob.
@@ -348,6 +390,9 @@ func (s *Stream) Close() error {
 		if w := s.lay.segs[i].walk; w != nil {
 			w.drop()
 		}
+	}
+	for _, j := range s.old {
+		_ = j.close() // it was read only
 	}
 	return s.jour.close()
 }

@@ -26,6 +26,8 @@ type walk struct {
 	buf  []byte // output history, then room for spans
 	at   int    // end of the history in buf
 	out  int64  // the same in the stream
+
+	fresh int64 // after an error: up to where bytes are to be read past all that is kept
 }
 
 func newWalk() *walk {
@@ -97,7 +99,7 @@ func (s *Stream) begin(ctx context.Context, seg *segment, f frontier) error {
 			return fmt.Errorf("read the window before byte %d: %w", f.out, err)
 		}
 	}
-	k.r = newChunkReader(s.blob, f.in, p.in+p.inLen)
+	k.r = newChunkReader(s.blob, f.in, p.in+p.inLen, k.fresh)
 	defer context.AfterFunc(ctx, k.r.cancel)()
 	w, err := p.dec.walker(k.r, codec.Point{In: f.in - p.in, Lead: f.lead, State: f.st}, past[:max(0, len(past)-f.lead)])
 	if err != nil {
@@ -133,38 +135,46 @@ func (k *walk) room(back, n int) (moved int, err error) {
 	return moved, nil
 }
 
-// advance walks seg from its frontier until it has passed target or the segment ends, and hands all to keep.
-// The caller holds seg.walk's token.
-func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep func(int64, []byte) error) (err error) {
+// advance walks seg from its frontier until it has passed target or the segment ends. It returns where it stopped, and
+// whether the segment ends there. All pieces are told to the Witness, then handed to keep, then learned, in this order. The caller holds
+// seg.walk's token.
+func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep func(int64, []byte) error) (out int64, ended bool, err error) {
 	k := seg.walk
-	front, end := s.place(seg)
+	front, end, era := s.place(seg)
 	if k.w != nil && k.out != front.out {
 		k.drop() // parked, and overtaken by another process
 	}
 	if k.w == nil {
 		if err := s.begin(ctx, seg, front); err != nil {
-			return err
+			return front.out, false, err
 		}
 	}
 	stop := context.AfterFunc(ctx, k.r.cancel)
 	defer func() {
-		if !stop() || err != nil {
+		if suspicious(err) && k.r != nil {
+			k.fresh = k.r.asked()
+		}
+		if !stop() || err != nil || ended {
 			k.drop()
 		}
 	}()
 	// Handing out and learning take as long as decoding, and each has a goroutine of its own.
 	keeping, learning := newLane(), newLane()
-	defer keeping.close()
 	defer learning.close()
-	learner := &learner{s: s, seg: seg}
+	defer keeping.close()
+	learner := &learner{s: s, seg: seg, era: era}
 	settle := func() error { return errors.Join(keeping.wait(), learning.wait()) }
-	out, ended := front.out, false
-	for err == nil && !ended && out < target && (end < 0 || out < end) {
+	out = front.out
+	ended = end >= 0 && out >= end
+	if ended {
+		err = s.finish(k, seg, out)
+	}
+	for err == nil && !ended && out < target {
 		n := s.lay.piece(seg, out, k.w.Window())
 		if end >= 0 {
 			n = min(n, end-out)
 		}
-		if len(k.buf)-k.at < int(n) {
+		if len(k.buf)-k.at < int(n)+1 {
 			if err = settle(); err != nil { // they read what is about to move
 				break
 			}
@@ -173,7 +183,7 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 				more = min(more, end-out)
 			}
 			var moved int
-			if moved, err = k.room(learner.pending(), int(max(n, more))); err != nil {
+			if moved, err = k.room(learner.pending(), int(max(n, more))+1); err != nil {
 				break
 			}
 			learner.moved(moved, k.buf)
@@ -181,51 +191,72 @@ func (s *Stream) advance(ctx context.Context, seg *segment, target int64, keep f
 		var got int
 		var pt codec.Point
 		got, pt, err = k.w.Next(k.buf[:k.at+int(n)], k.at)
-		if err == io.EOF {
-			err, ended = nil, true
-			if end >= 0 && out+int64(got) != end {
-				err = &FormatError{Format: s.format, Off: pt.InEnd, Msg: fmt.Sprintf("stream ends after %d decoded bytes, want %d", out+int64(got)-seg.out, end-seg.out)}
+		p := &piece{buf: k.buf, at: k.at, n: got, out: out, pt: pt}
+		if err == nil || err == io.EOF {
+			p.front, p.window = k.w.Frontier(), k.w.Window()
+		}
+		told := seg.parts[0].in + max(pt.InEnd, p.front.In) // a zstd block that the piece ends in is needed to its end
+		k.at += got
+		next := out + int64(got)
+		switch ended = err == io.EOF; {
+		case ended && end >= 0 && next != end:
+			err = &FormatError{Format: s.format, Off: pt.InEnd, Msg: fmt.Sprintf("stream ends after %d decoded bytes, want %d", next-seg.out, end-seg.out)}
+		case ended:
+			err = nil
+		case err == nil && next == end:
+			ended = true
+			err = s.finish(k, seg, next)
+		}
+		if err == nil && ended {
+			_, err = io.Copy(io.Discard, k.r) // the decoder has read to the end of the part, or what is left belongs to no decoded byte
+			told = k.r.end
+		}
+		if err != nil {
+			break
+		}
+		out, k.out = next, next
+		keeping.do(func() error {
+			if err := k.r.tell(ctx, told); err != nil || p.n == 0 {
+				return err
 			}
-		}
-		if err == nil && got > 0 {
-			p := &piece{buf: k.buf, at: k.at, n: got, out: out, pt: pt, front: k.w.Frontier(), window: k.w.Window()}
-			keeping.do(func() error { return keep(p.out, p.bytes()) })
+			if err := keep(p.out, p.bytes()); err != nil {
+				return err
+			}
 			learning.do(func() error { return learner.add(p) })
-			k.at += got
-			out += int64(got)
-			k.out = out
-		}
+			return nil
+		})
+	}
+	if kept := keeping.wait(); err == nil || kept != nil {
+		err = kept
 	}
 	learning.do(learner.flush)
-	if err = errors.Join(err, settle()); err != nil {
-		return err
+	if err = errors.Join(err, learning.wait()); err != nil {
+		return out, false, err
 	}
-	if ended || end >= 0 && out >= end {
-		return s.finish(seg, out, ended)
+	if ended {
+		k.fresh = 0
+		s.settle(seg, out, era)
 	}
-	return nil
+	return out, ended, nil
 }
 
-// finish ends a walk that has reached the segment's end at out. It makes the decoder verify what follows the last byte, and settles an unknown size.
-func (s *Stream) finish(seg *segment, out int64, ended bool) error {
-	k := seg.walk
-	if !ended {
-		// As many bytes came out as were stated; the decoder has yet to say that this is the end.
+// finish makes the decoder verify what follows the last byte of seg, which ends at out as was stated.
+func (s *Stream) finish(k *walk, seg *segment, out int64) error {
+	if len(k.buf) <= k.at { // nothing reads the buffer yet
 		if _, err := k.room(0, 1); err != nil {
 			return err
 		}
-		n, _, err := k.w.Next(k.buf[:k.at+1], k.at)
-		if n != 0 && seg.parts[0].sole {
-			s.mark()
-			return fmt.Errorf("decode %s: the stream has several frames, and only the first states its size, which was taken for all: open the image again", s.format)
-		}
-		if n != 0 {
-			return &FormatError{Format: s.format, Off: k.w.Frontier().In, Msg: fmt.Sprintf("stream goes on after the %d bytes that its header states", out-seg.out)}
-		}
-		if err != io.EOF {
-			return err
-		}
 	}
-	k.drop()
-	return s.settle(seg, out)
+	n, _, err := k.w.Next(k.buf[:k.at+1], k.at)
+	if n != 0 && seg.parts[0].sole {
+		s.mark()
+		return fmt.Errorf("decode %s: the stream has several frames, and only the first states its size, which was taken for all: open the image again", s.format)
+	}
+	if n != 0 {
+		return &FormatError{Format: s.format, Off: k.w.Frontier().In, Msg: fmt.Sprintf("stream goes on after the %d bytes that its header states", out-seg.out)}
+	}
+	if err != io.EOF {
+		return err
+	}
+	return nil
 }
