@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 )
 
 // A section is a stretch of a blob.
@@ -31,10 +33,11 @@ func (s *section) Saw(ctx context.Context, p []byte, off int64, known bool) erro
 
 // Reread reads past all that is kept below.
 func (s *section) Reread(ctx context.Context, p []byte, off int64) error {
-	return reread(ctx, s.b, p, s.off+off)
+	return walk.Reread(ctx, s.b, p, s.off+off)
 }
 
-// readerAt makes the blob an io.ReaderAt for the standard library's parsers of containers. It lives for one call, and so may hold its context.
+// readerAt makes the blob an io.ReaderAt for the standard library's parsers of containers. It lives
+// for one call, and so may hold its context.
 type readerAt struct {
 	ctx context.Context
 	b   Blob

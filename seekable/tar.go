@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// A MemberError says that a container of files does not hold the one that was asked for, or more than one that could be it.
+// A MemberError says that a container of files does not hold the one that was asked for, or more
+// than one that could be it.
 type MemberError struct {
 	Format string   // "tar" or "zip"
 	Want   string   // the name that was asked for; empty: the only disk
@@ -39,7 +40,8 @@ type member struct {
 	open func() (*Layer, error)
 }
 
-// choose takes the member that is asked for, else the first below disk/ (containerDisk), else the only one.
+// choose takes the member that is asked for, else the first below disk/ (containerDisk), else the
+// only one.
 func choose(format, want string, members []member) (*Layer, error) {
 	want = cleanMember(want)
 	fail := &MemberError{Format: format, Want: want}
@@ -72,8 +74,8 @@ func isTar(head []byte) bool {
 	return len(head) >= 262 && string(head[257:262]) == "ustar"
 }
 
-// openTar finds the disk in a tar (POSIX.1-2001 pax, GNU). Headers are read one at a time; what lies between them is not. Names in it are
-// compared, never opened.
+// openTar finds the disk in a tar (POSIX.1-2001 pax, GNU). Headers are read one at a time; what
+// lies between them is not. Names in it are compared, never opened.
 func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 	r := io.NewSectionReader(readerAt{ctx, b}, 0, b.Size())
 	t := tar.NewReader(r)
@@ -91,10 +93,10 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			return nil, err
 		}
 		if n >= maxMembers {
-			return nil, &FormatError{Format: "tar", Msg: fmt.Sprintf("more than %d files: not an image of one disk", maxMembers)}
+			return nil, malformed("tar", 0, "more than %d files: not an image of one disk", maxMembers)
 		}
 		if h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeReg && isPaxSparse(h) {
-			return nil, &FormatError{Format: "tar", Msg: fmt.Sprintf("member %q is stored sparse, which is not supported: pack it without --sparse", h.Name)}
+			return nil, malformed("tar", 0, "member %q is stored sparse, which is not supported: pack it without --sparse", h.Name)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
@@ -104,7 +106,7 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			return nil, err
 		}
 		if h.Size < 0 || h.Size > b.Size()-off {
-			return nil, &FormatError{Format: "tar", Off: off, Msg: fmt.Sprintf("member %q of %d bytes in a tar with %d left", h.Name, h.Size, b.Size()-off)}
+			return nil, malformed("tar", off, "member %q of %d bytes in a tar with %d left", h.Name, h.Size, b.Size()-off)
 		}
 		m := member{name: h.Name, open: func() (*Layer, error) {
 			return &Layer{Format: "tar", Member: cleanMember(h.Name), Blob: &section{b, off, h.Size}}, nil
