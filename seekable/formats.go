@@ -85,7 +85,9 @@ func xzDecoder(p spans.Part) codec.Decoder {
 		NewWalker: func(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
 			return xz.NewWalker(r, b, at, window)
 		},
-		Decode: func(dst, src []byte, at codec.Point, window []byte) error { return xz.Decode(dst, src, b, at, window) },
+		Decode: func(dst, src []byte, at codec.Point, window []byte) error {
+			return xz.Decode(dst, src, b, at, window)
+		},
 		Memory: 4 << 20,
 	}
 }
@@ -200,8 +202,10 @@ func bzip2Decoder(spans.Part) codec.Decoder {
 
 // isBzip2 tells "BZh", the level, and the magic of a block or of an empty stream's end.
 func isBzip2(head []byte) bool {
-	return len(head) >= 10 && bytes.HasPrefix(head, []byte("BZh")) && head[3] >= '1' && head[3] <= '9' &&
-		(bytes.Equal(head[4:10], []byte("\x31\x41\x59\x26\x53\x59")) || bytes.Equal(head[4:10], []byte("\x17\x72\x45\x38\x50\x90")))
+	if len(head) < 10 || !magic("BZh")(head) || head[3] < '1' || head[3] > '9' {
+		return false
+	}
+	return magic("\x31\x41\x59\x26\x53\x59")(head[4:]) || magic("\x17\x72\x45\x38\x50\x90")(head[4:])
 }
 
 func openBzip2(_ context.Context, b Blob, opt Options) (*Layer, error) {

@@ -14,7 +14,8 @@ func frames(t testing.TB, parts ...[]byte) []byte {
 	t.Helper()
 	var b []byte
 	for _, p := range parts {
-		b = append(b, tool(t, p, "sh", "-c", "cat >/tmp/machinefs-$$; zstd -q -1 -c /tmp/machinefs-$$; rm /tmp/machinefs-$$")...)
+		const cmd = "cat >/tmp/machinefs-$$; zstd -q -1 -c /tmp/machinefs-$$; rm /tmp/machinefs-$$"
+		b = append(b, tool(t, p, "sh", "-c", cmd)...)
 	}
 	return b
 }
@@ -35,6 +36,7 @@ func noise(n int) []byte {
 // TestOfSeveralFramesTheFirstIsNotAll opens streams whose first frame states its size and is
 // followed by others, which the blob's tail shows or not.
 func TestOfSeveralFramesTheFirstIsNotAll(t *testing.T) {
+	const skippable = "\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
 	first := diskLike(t, 20<<20)
 	for _, c := range []struct {
 		name   string
@@ -46,9 +48,9 @@ func TestOfSeveralFramesTheFirstIsNotAll(t *testing.T) {
 		{name: "F01a, a short frame behind a long one", parts: [][]byte{first, make([]byte, 1<<20)}, seen: true},
 		{name: "F01b, a first frame of one span", parts: [][]byte{first[:12<<20], make([]byte, 1<<20)}, seen: true},
 		{name: "a second frame too long to be seen", parts: [][]byte{first, noise(3 << 20)}},
-		{name: "a first frame of one span, and a long second one", parts: [][]byte{first[:9<<20], noise(3 << 20)}, seen: true},
+		{name: "a first frame of one span, a long second", parts: [][]byte{first[:9<<20], noise(3 << 20)}, seen: true},
 		{name: "one frame", parts: [][]byte{first}, single: true},
-		{name: "one frame and an empty skippable one", parts: [][]byte{first}, skip: []byte("\x50\x2a\x4d\x18\x03\x00\x00\x00abc"), single: true},
+		{name: "one frame and a skippable one", parts: [][]byte{first}, skip: []byte(skippable), single: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := &memBlob{data: append(frames(t, c.parts...), c.skip...)}

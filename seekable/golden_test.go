@@ -10,7 +10,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/ledger"
 )
 
-var golden = flag.Bool("golden", false, "write testdata/golden.* anew: only for a new version of a format, beside the old files")
+var golden = flag.Bool("golden", false, "write testdata/golden.*: for a new version of a format, beside the old files")
 
 // TestGoldenFilesStayReadable reads the journal and the index of testdata/golden.zst, each of the
 // first version of its format. They were made by this test with -golden, the blob by: seq 100000 |

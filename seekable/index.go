@@ -32,8 +32,8 @@ func (e *IndexError) Unwrap() error { return e.Err }
 // The index is validated and then believed; each span is compared with the SHA-256 in it. With
 // Options.Doubt it is believed only until Prove has proved it.
 //
-// Errors: *FormatError for an index that is malformed, and those of reading it. The stream's are of type
-// *IndexError, where the index may be at fault.
+// Errors: *FormatError for an index that is malformed, and those of reading it. The stream's are of
+// type *IndexError, where the index may be at fault.
 func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Options) (*Layer, error) {
 	x, err := ledger.ReadIndex(ctx, content)
 	if err != nil {
@@ -199,11 +199,12 @@ func (s *Stream) collect(ctx context.Context) (all []spans.Span, era int, err er
 			continue
 		}
 		for _, p := range seg.Parts {
-			u := spans.Unit{Out: p.Out, Len: p.OutLen, In: p.In, InEnd: p.In + p.InLen, Parts: []spans.Part{p}, Fetch: true}
+			u := spans.Unit{Out: p.Out, Len: p.OutLen, In: p.In, InEnd: p.In + p.InLen, Fetch: true}
+			u.Parts = []spans.Part{p}
 			_, err := s.units.Read(ctx, []spans.Unit{u}, era, func(off int64, b []byte) error {
 				all = append(all, spans.Span{
-					Out: off, Len: len(b), In: p.In, InEnd: p.In + p.InLen, Zero: ledger.IsZero(b), Sum: sha256.Sum256(b),
-					Check: p.Check,
+					Out: off, Len: len(b), In: p.In, InEnd: p.In + p.InLen, Check: p.Check,
+					Zero: ledger.IsZero(b), Sum: sha256.Sum256(b),
 				})
 				return nil
 			})

@@ -7,7 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/machinefs/machinefs/seekable/internal/ledger"
@@ -187,7 +188,7 @@ func TestAnIndexIsWrittenAlthoughAStateIsDamaged(t *testing.T) {
 	}
 	var sp spans.Span
 	s.ledger.View(func(lay *spans.Layout, _ int) { sp = lay.Segments[0].Spans[4] })
-	if !strings.Contains(good.String(), string(spans.AppendRecord(nil, &sp))) || !bytes.Contains(whole, spans.AppendRecord(nil, &sp)) {
+	if r := spans.AppendRecord(nil, &sp); !bytes.Contains(good.Bytes(), r) || !bytes.Contains(whole, r) {
 		t.Error("the journal and the index have not the same records")
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -203,5 +204,78 @@ func TestAnIndexIsWrittenAlthoughAStateIsDamaged(t *testing.T) {
 	}
 	if err := proveAll(t, b, again.Bytes(), data); err != nil {
 		t.Errorf("the index is not proved: %v", err)
+	}
+}
+
+// TestProcessesShareAJournalThatIsDamagedAllTheTime has streams open, read and close while their
+// journal is damaged, cut, removed and forgotten: every read gives the right bytes.
+func TestProcessesShareAJournalThatIsDamagedAllTheTime(t *testing.T) {
+	data := diskLike(t, 3<<19)
+	for _, c := range corpus {
+		switch c.name {
+		case "gzip", "zstd one frame of a file", "xz one block", "lz4 linked":
+		default:
+			continue
+		}
+		b := &memBlob{data: tool(t, data, c.cmd[0], c.cmd[1:]...)}
+		opt := Options{Span: 100 << 10, Index: filepath.Join(t.TempDir(), "layer0")}
+		path := opt.Index + ledger.Suffix
+		var wg sync.WaitGroup
+		end := make(chan struct{})
+		for i := range 3 {
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(i), 8))
+				for range 6 {
+					s := openLayer(t, b, opt)
+					for range 12 {
+						off := rnd.Int64N(int64(len(data) - 2000))
+						p := make([]byte, 2000)
+						if err := readAt(context.Background(), s, p, off); err != nil {
+							t.Errorf("%s: %v", c.name, err)
+						} else if !bytes.Equal(p, data[off:][:len(p)]) {
+							t.Errorf("%s: wrong bytes at %d", c.name, off)
+						}
+						if rnd.IntN(15) == 0 {
+							if err := s.Forget(); err != nil {
+								t.Error(err)
+							}
+						}
+					}
+					if err := s.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		var vandal sync.WaitGroup
+		vandal.Go(func() {
+			rnd := rand.New(rand.NewPCG(1, 1))
+			for {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				f, err := os.OpenFile(path, os.O_RDWR, 0)
+				if err != nil {
+					continue // it is forgotten just now
+				}
+				if st, err := f.Stat(); err == nil && st.Size() > 0 {
+					switch at := rnd.Int64N(st.Size()); rnd.IntN(8) {
+					case 0:
+						_ = f.Truncate(at)
+					case 1:
+						_ = os.Remove(path)
+					default:
+						_, _ = f.WriteAt([]byte{byte(rnd.Uint32())}, at)
+					}
+				}
+				f.Close()
+				runtime.Gosched()
+			}
+		})
+		wg.Wait()
+		close(end)
+		vandal.Wait()
 	}
 }

@@ -40,6 +40,13 @@ func (c *counted) add(n int64) {
 	c.heap = max(c.heap, heapInUse())
 }
 
+// held returns the bytes that are taken.
+func (c *counted) held() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
 func (c *counted) Acquire(ctx context.Context, n int64) error {
 	err := c.Weighted.Acquire(ctx, n)
 	if err == nil {
@@ -82,7 +89,8 @@ func TestManyStreamsStayWithinTheBudget(t *testing.T) {
 			depth := 0
 			if i%3 == 2 {
 				outer := openLayer(t, b, Options{Memory: budget, MemoryTotal: total, Span: 1 << 20})
-				if err := outer.ReadSpans(t.Context(), 0, math.MaxInt64, func(int64, []byte) error { return nil }); err != nil {
+				nothing := func(int64, []byte) error { return nil }
+				if err := outer.ReadSpans(t.Context(), 0, math.MaxInt64, nothing); err != nil {
 					t.Error(err)
 					return
 				}
@@ -145,8 +153,8 @@ func TestABudgetSmallerThanAWalkIsNoDeadlock(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if budget.most > total || budget.now != 0 {
-		t.Errorf("%d bytes of %d were taken, %d are not given back", budget.most, total, budget.now)
+	if budget.most > total || budget.held() != 0 {
+		t.Errorf("%d bytes of %d were taken, %d are not given back", budget.most, total, budget.held())
 	}
 }
 
@@ -181,13 +189,13 @@ func TestAnIdleWalkGivesItsMemoryBack(t *testing.T) {
 			}
 			time.Sleep(5 * time.Second) // of the bubble's time
 			synctest.Wait()
-			if budget.now == 0 {
+			if budget.held() == 0 {
 				t.Fatal("a walk is dropped at once")
 			}
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			if budget.now != 0 {
-				t.Fatalf("an idle walk keeps %d bytes", budget.now)
+			if n := budget.held(); n != 0 {
+				t.Fatalf("an idle walk keeps %d bytes", n)
 			}
 		}
 	})

@@ -34,9 +34,9 @@ type Options struct {
 	Memory      Budget
 	MemoryTotal int64
 
-	// Depth is how many streams the blob is read through: 0 for a blob from a source, 1 for the bytes that
-	// another stream decodes to. Streams that wait for each other share the memory without deadlock
-	// if it is told.
+	// Depth is how many streams the blob is read through: 0 for a blob from a source, 1 for the
+	// bytes that another stream decodes to. Streams that wait for each other share the memory
+	// without deadlock if it is told.
 	Depth int
 
 	Log *slog.Logger // nil: nothing is logged

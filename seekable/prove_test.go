@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -185,7 +186,8 @@ func (x *indexed) with(t testing.TB, name string, data []byte) []byte {
 	t.Helper()
 	old := x.write(t)
 	h := *x.Header
-	h.Sections = append(h.Sections[:len(h.Sections):len(h.Sections)], spans.Section{Name: name, Len: int64(len(data)), Sum: sha256.Sum256(data)})
+	more := spans.Section{Name: name, Len: int64(len(data)), Sum: sha256.Sum256(data)}
+	h.Sections = append(slices.Clone(h.Sections), more)
 	head, err := h.Append(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +216,8 @@ func (x *indexed) decode(t testing.TB, b *memBlob, sp *spans.Span) ([]byte, erro
 	defer hold.Release()
 	p := make([]byte, sp.Len)
 	u := &spans.Unit{In: sp.In, InEnd: sp.InEnd, Parts: []spans.Part{part}, Span: sp}
-	return p, walk.DecodeSpan(t.Context(), &walk.Job{Unit: u, Dst: p, Src: b.data[sp.In:sp.InEnd], Packed: packed, Hold: hold})
+	j := &walk.Job{Unit: u, Dst: p, Src: b.data[sp.In:sp.InEnd], Packed: packed, Hold: hold}
+	return p, walk.DecodeSpan(t.Context(), j)
 }
 
 func stateOf(packed []byte) spans.State {
@@ -262,7 +265,8 @@ func TestEvidenceOutlivesTheProcess(t *testing.T) {
 	}
 	var evidence []byte
 	for half := range int64(2) {
-		l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, Options{Doubt: true, Evidence: evidence})
+		opt := Options{Doubt: true, Evidence: evidence}
+		l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, opt)
 		if err != nil {
 			t.Fatal(err)
 		}

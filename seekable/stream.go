@@ -130,8 +130,8 @@ func (s *Stream) history(ctx context.Context, p []byte, off int64) error {
 // part that has to be walked, the spans from Run's start on come first. p is valid during the call
 // of keep only. An error of keep ends it. Bytes that do not decode are fetched once more.
 //
-// Errors: *FormatError, *ChecksumError and *SizeError for a blob that is malformed, *IndexError for an
-// index, the blob's and the Witness's own errors, the context's cause.
+// Errors: *FormatError, *ChecksumError and *SizeError for a blob that is malformed, *IndexError for
+// an index, the blob's and the Witness's own errors, the context's cause.
 func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
 	for off := start; off < end; {
 		if size := s.Size(); size >= 0 && off >= size {
@@ -139,7 +139,8 @@ func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off 
 		}
 		next, err := s.readFrom(ctx, off, end, keep)
 		if errors.Is(err, walk.ErrCut) {
-			// Less is known, so that off is reached in another way. Within the begin of a walk, that is to begin anew.
+			// Less is known, so that off is reached in another way; or, if this is part of a walk's
+			// begin, the cause is that the walk is to begin anew.
 			err = context.Cause(ctx)
 		}
 		if err != nil {

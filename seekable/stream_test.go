@@ -237,7 +237,8 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 			if err := l.Stream.Prove(t.Context()); err != nil {
 				t.Errorf("a good index is not proved: %v", err)
 			}
-			again, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, Options{Doubt: true, Evidence: l.Stream.Evidence()})
+			proved := Options{Doubt: true, Evidence: l.Stream.Evidence()}
+			again, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, proved)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,7 +26,8 @@ func (e *MemberError) Error() string {
 	if e.Want != "" {
 		return fmt.Sprintf("find %q in the %s: not there; it holds %s", e.Want, e.Format, have)
 	}
-	return fmt.Sprintf("find the disk in the %s: want one file, or one below disk/; it holds %s: choose one with --path", e.Format, have)
+	const msg = "find the disk in the %s: want one file, or one below disk/; it holds %s: choose one with --path"
+	return fmt.Sprintf(msg, e.Format, have)
 }
 
 const (
@@ -86,7 +87,8 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			break
 		}
 		if err != nil {
-			if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
+			damaged := errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong)
+			if damaged || errors.Is(err, io.ErrUnexpectedEOF) {
 				at, _ := r.Seek(0, io.SeekCurrent)
 				return nil, &FormatError{Format: "tar", Off: at, Msg: "header is damaged or cut short", Err: err}
 			}
@@ -96,7 +98,8 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			return nil, malformed("tar", 0, "more than %d files: not an image of one disk", maxMembers)
 		}
 		if h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeReg && isPaxSparse(h) {
-			return nil, malformed("tar", 0, "member %q is stored sparse, which is not supported: pack it without --sparse", h.Name)
+			const msg = "member %q is stored sparse, which is not supported: pack it without --sparse"
+			return nil, malformed("tar", 0, msg, h.Name)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
@@ -106,14 +109,15 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			return nil, err
 		}
 		if h.Size < 0 || h.Size > b.Size()-off {
-			return nil, malformed("tar", off, "member %q of %d bytes in a tar with %d left", h.Name, h.Size, b.Size()-off)
+			return nil, malformed("tar", off, "member %q of %d bytes, %d are left", h.Name, h.Size, b.Size()-off)
 		}
 		m := member{name: h.Name, open: func() (*Layer, error) {
 			return &Layer{Format: "tar", Member: cleanMember(h.Name), Blob: &section{b, off, h.Size}}, nil
 		}}
 		members = append(members, m)
 		// The one that is wanted needs no look at the rest.
-		if name := cleanMember(h.Name); name == cleanMember(opt.Member) || opt.Member == "" && strings.HasPrefix(name, "disk/") {
+		name := cleanMember(h.Name)
+		if name == cleanMember(opt.Member) || opt.Member == "" && strings.HasPrefix(name, "disk/") {
 			return m.open()
 		}
 	}

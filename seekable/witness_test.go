@@ -197,7 +197,7 @@ func TestForgetStartsAnewInEveryProcess(t *testing.T) {
 				t.Fatal(err)
 			}
 			if one.Size() != size || one.Settled() != !learns(one) || learns(one) && Learned(opt.Index) {
-				t.Errorf("size %d (want %d), settled %v, on disk %v", one.Size(), size, one.Settled(), Learned(opt.Index))
+				t.Errorf("size %d (want %d), settled %v", one.Size(), size, one.Settled())
 			}
 			for _, s := range slices.Backward([]*Stream{one, two}) {
 				if got := readAll(t, s); !bytes.Equal(got, want) {

@@ -21,7 +21,8 @@ func openZip(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 	z, err := zip.NewReader(readerAt{ctx, b}, b.Size())
 	if err != nil {
 		if errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrAlgorithm) {
-			return nil, &FormatError{Format: "zip", Off: b.Size(), Msg: "central directory is damaged or cut short", Err: err}
+			const msg = "central directory is damaged or cut short"
+			return nil, &FormatError{Format: "zip", Off: b.Size(), Msg: msg, Err: err}
 		}
 		return nil, err
 	}
@@ -33,7 +34,8 @@ func openZip(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 		if strings.HasSuffix(f.Name, "/") || !f.Mode().IsRegular() {
 			continue
 		}
-		members = append(members, member{name: f.Name, open: func() (*Layer, error) { return openZipMember(b, f, opt) }})
+		open := func() (*Layer, error) { return openZipMember(b, f, opt) }
+		members = append(members, member{name: f.Name, open: open})
 	}
 	return choose("zip", opt.Member, members)
 }
@@ -60,7 +62,8 @@ func openZipMember(b Blob, f *zip.File, opt Options) (*Layer, error) {
 		l.Member = name
 		return l, nil
 	}
-	return nil, malformed("zip", 0, "member %q is packed by method %d, want 0 (stored) or 8 (deflate)", f.Name, f.Method)
+	const msg = "member %q is packed by method %d, want 0 (stored) or 8 (deflate)"
+	return nil, malformed("zip", 0, msg, f.Name, f.Method)
 }
 
 // memberDecoder decodes a member of size bytes. The CRC-32 in the central directory is checked

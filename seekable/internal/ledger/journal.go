@@ -191,7 +191,8 @@ func (j *journal) renewed() (*journal, error) {
 		err = forget(path)
 	}
 	if err == nil {
-		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+		self := fmt.Sprintf("/proc/self/fd/%d", fd)
+		err = unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make a new journal: %w", err), f.Close())

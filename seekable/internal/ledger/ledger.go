@@ -98,7 +98,8 @@ func (l *Ledger) restart() {
 	l.lay.Reset()
 }
 
-// CatchUp takes in the entries that other processes have added, or starts anew if they have forgotten all.
+// CatchUp takes in the entries that other processes have added, or starts anew if they have
+// forgotten all.
 func (l *Ledger) CatchUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -49,7 +49,8 @@ func held(t *testing.T, l *Ledger) int {
 	return n
 }
 
-// FuzzJournal opens a journal of any bytes, and learns a span more: that is known after opening it again.
+// FuzzJournal opens a journal of any bytes, and learns a span more: that is known after opening it
+// again.
 func FuzzJournal(f *testing.F) {
 	whole, blob := testdata(f, "golden.journal"), int64(len(testdata(f, "golden.zst")))
 	f.Add(whole)
@@ -122,7 +123,8 @@ func FuzzUnpackState(f *testing.F) {
 	})
 }
 
-// TestACutIsKept cuts a journal in one process: another one, that is open, and one that opens it later know no more.
+// TestACutIsKept cuts a journal in one process: another one, that is open, and one that opens it
+// later know no more.
 func TestACutIsKept(t *testing.T) {
 	blob := int64(len(testdata(t, "golden.zst")))
 	path := filepath.Join(t.TempDir(), "x"+Suffix)

@@ -13,17 +13,19 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/spans"
 )
 
-// A packed state is needed to decode a span, beside its compressed bytes: the decoder's state, and of the
-// window (the output up to the place where decoding starts) the bytes that the span refers to,
-// which are few. Its layout is part of the index format (index.go):
+// A packed state is needed to decode a span, beside its compressed bytes: the decoder's state, and
+// of the window (the output up to the place where decoding starts) the bytes that the span refers
+// to, which are few. Its layout is part of the index format (index.go):
 //
 //	u32      how many bytes the zstd frame decodes to
-//	u32      length of the window that is needed, counted back from the place where decoding starts; at most 128 MiB
+//	u32      length of the window that is needed, counted back from the place where decoding starts;
+//	         at most 128 MiB
 //	         one zstd frame of
 //	uvarint  length of the decoder state, in bytes
 //	         the decoder state, laid out by the format's package
 //	uvarint  number of runs of bytes in it that the span refers to
-//	         for each run, counted back: uvarint bytes that are passed over since the run before (or since the end), uvarint its length
+//	         for each run, counted back: uvarint bytes that are passed over since the run before (or
+//	         since the end), uvarint its length
 //	         the bytes of the runs, in the same order, each run's in the order of the stream
 //
 // What lies between the runs may be anything; here it is zeros.
@@ -45,7 +47,8 @@ var (
 )
 
 func encoder(level zstd.EncoderLevel) *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(2), zstd.WithZeroFrames(true))
+	e, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(2), zstd.WithZeroFrames(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}
@@ -178,8 +181,8 @@ func BadState(format string, args ...any) error {
 	return &codec.FormatError{Format: "index", Msg: "packed state: " + fmt.Sprintf(format, args...)}
 }
 
-// PackState packs the state of pt with the bytes it needs of the window, the end of history; nil for a
-// natural start.
+// PackState packs the state of pt with the bytes it needs of the window, the end of history; nil
+// for a natural start.
 func PackState(pt codec.Point, history []byte, enc *zstd.Encoder) []byte {
 	if pt.State == nil {
 		return nil
@@ -281,7 +284,8 @@ func nextRun(list []byte, since, length uint64) (at, n uint64, rest []byte, ok b
 // UnpackedLen returns how much memory unpacking takes.
 func UnpackedLen(packed []byte) (int, error) {
 	if len(packed) < 8 || le.Uint32(packed) > MaxRaw || le.Uint32(packed[4:]) > spans.MaxWindow {
-		return 0, BadState("%d bytes, want two lengths of at most %d and %d before them", len(packed), MaxRaw, spans.MaxWindow)
+		return 0, BadState("%d bytes, want two lengths of at most %d and %d before them",
+			len(packed), MaxRaw, spans.MaxWindow)
 	}
 	return int(le.Uint32(packed)) + int(le.Uint32(packed[4:])), nil
 }

@@ -20,7 +20,8 @@ import "fmt"
 //
 // The body begins with u64, where the segment begins in decoded bytes; then it is, by kind:
 //
-//	1 span     the record, then the frontier behind the span: u64 in, u32 lead, u32 window, the decoder state
+//	1 span     the record, then the frontier behind the span:
+//	           u64 in, u32 lead, u32 window, the decoder state
 //	2 reached  u64 length of the segment: a walk has come to its end
 //	3 cut      u64 out: spans from there on are void, because a state was damaged
 //	4 frames   nothing: the stream has several frames, and only the first states its size
@@ -89,7 +90,8 @@ func EntrySize(head []byte) (body, state int, err error) {
 	case sum != le.Uint32(head[16:]):
 		return 0, 0, fmt.Errorf("entry's head has CRC32C %08x, want %08x", sum, le.Uint32(head[16:]))
 	case b < 8 || b > maxBody || s > MaxState:
-		return 0, 0, fmt.Errorf("entry of %d bytes with a state of %d, want 8 to %d and up to %d", b, s, maxBody, MaxState)
+		return 0, 0, fmt.Errorf("entry of %d bytes with a state of %d, want 8 to %d and up to %d",
+			b, s, maxBody, MaxState)
 	}
 	return int(b), int(s), nil
 }

@@ -14,9 +14,11 @@ import (
 //	16  u32  inLen   how many compressed bytes it needs, at most 32 MiB
 //	20  u32  outLen  decoded bytes, 1 to 16 MiB
 //	24  u32  lead    decoded bytes that come out before the span's first, and are dropped
-//	28  u32  stLen   length of the packed state, at most 32 MiB; 0: decoding starts at a natural place (a frame, a block, a member)
-//	32  u32  flags   bit 0: all bytes are zero; bit 1: the packed state is the span's bytes themselves; bits 8 to 11: for xz, the
-//	                 block's check (xz-file-format 2.1.1.2); other bits are 0
+//	28  u32  stLen   length of the packed state, at most 32 MiB; 0: decoding starts at a natural
+//	                 place (a frame, a block, a member)
+//	32  u32  flags   bit 0: all bytes are zero; bit 1: the packed state is the span's bytes
+//	                 themselves; bits 8 to 11: for xz, the block's check (xz-file-format 2.1.1.2);
+//	                 other bits are 0
 //	36  [32] sum     SHA-256 of the decoded bytes
 //	68  [16] stSum   the first half of the SHA-256 of the packed state; zeros if there is none
 //	84  u32  CRC32C of the 84 bytes before

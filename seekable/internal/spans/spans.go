@@ -3,8 +3,8 @@
 //
 // # Words
 //
-//   - A part is a unit of the format that starts at a natural place: an xz block, a zstd frame, or a
-//     whole stream.
+//   - A part is a unit of the format that starts at a natural place: an xz block, a zstd frame, or
+//     a whole stream.
 //   - A segment is a run of small parts that are decoded together, or one large part that has to be
 //     walked.
 //   - A span is a stretch of a large segment that decodes alone, as a walk has noted in its record.

@@ -24,7 +24,7 @@ import (
 //	           u64  its offset in the file
 //	           u64  its length
 //	           [32] its SHA-256; zeros for one whose parts have checks of their own
-//	           the sections, in the order of the directory and without a gap; the file ends with the last
+//	           the sections, in the order of the directory and without a gap; the last ends the file
 //
 // The section "spans" comes first: a record for each span, in order and without a gap. "states"
 // comes second: the packed states (package ledger), in the order of the spans and without a gap, so

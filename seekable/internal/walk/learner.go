@@ -146,7 +146,8 @@ func (l *learner) count(p *piece) {
 	}
 }
 
-// used marks the bytes before the place where decoding starts that pieces, decoded together, refer to.
+// used marks the bytes before the place where decoding starts that pieces, decoded together, refer
+// to.
 func (l *learner) used(pieces []*piece) *codec.Marks {
 	start, deepest := pieces[0].start(), 0
 	for _, p := range pieces {
