@@ -13,9 +13,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// BenchmarkWalk holds the first pass over a stream, with all that it does besides decoding (hashing, learning, handing out), against plain decoding
-// of the same bytes, in turns: by klauspost's zstd as a stream, and by the spans that the pass has found, one after the other, whose states are
-// known then. It walks programs of this machine, MACHINEFS_BENCH names a file instead.
+// BenchmarkWalk holds the first pass over a stream, with all that it does besides decoding
+// (hashing, learning, handing out), against plain decoding of the same bytes, in turns: by
+// klauspost's zstd as a stream, and by the spans that the pass has found, one after the other,
+// whose states are known then. It walks programs of this machine, MACHINEFS_BENCH names a file
+// instead.
 func BenchmarkWalk(b *testing.B) {
 	data := benchData(b)
 	for _, c := range []struct {

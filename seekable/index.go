@@ -1,194 +1,217 @@
 package seekable
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"math"
+
+	"github.com/machinefs/machinefs/seekable/internal/ledger"
+	"github.com/machinefs/machinefs/seekable/internal/proof"
+	"github.com/machinefs/machinefs/seekable/internal/spans"
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 )
 
-// An index is what a walk learned about a compressed blob, in a file that others can use: with it, every span decodes alone, from the first
-// read on. It speaks of one blob, named by its digest and size, and never replaces its bytes.
-//
-// The format, version 1. Numbers are little-endian; offsets and lengths are in bytes.
-//
-//	  0  [8]   "mfsindex"
-//	  8  u32   version, 1
-//	 12  u32   format of the blob: 1 zstd, 2 xz, 3 gzip, 4 bzip2, 5 lz4 frames, 6 Apple's LZ4 stream
-//	 16  u64   size of the blob
-//	 24  u64   decoded size, the sum of all spans
-//	 32  u64   number of spans
-//	 40  u64   offset of the states in this file: 256 + 80 × number of spans
-//	 48  u64   length of the states; the file ends with them
-//	 56  [32]  SHA-256 of the span table
-//	 88  [136] digest of the blob, as in an OCI descriptor ("sha256:…"), padded with zero bytes
-//	224  [32]  zero
-//	256        the span table: a record of 80 bytes for each span (record.go), in order and without a gap
-//	           the states (state.go), one after another
-//
-// A reader needs the header and the table at once (80 bytes for each span, of at most 16 MiB), and of the states only the one of the span that it decodes.
-//
-// Two walks that end spans at the same places write the same states: the state of a span is the one in which decoding of the span before ends (prove.go).
-//
-// The header and the table are judged by the digest of the file, if the user or the image's manifest names it, else they are believed as far
-// as the place that they came from, until they are proved (prove.go). A state is judged by its outcome: a span whose bytes have not the SHA-256 in its record is
-// never handed out.
-type index struct {
-	format uint32
-	size   int64 // decoded
-	spans  []span
-	id     string // SHA-256 of the span table, in hex
-}
-
-const (
-	indexMagic   = "mfsindex"
-	indexVersion = 1
-	indexHead    = 256
-	indexDigest  = 136
-	maxIndexSize = 1 << 32  // the whole file
-	maxTable     = 64 << 20 // its span table
-	indexRead    = 64 << 10 // first read: header and, mostly, the whole table
-)
-
-// IndexMediaType is the media type of an index in a registry, as artifactType and as its only layer's type.
+// IndexMediaType is the media type of an index in a registry, as artifactType and as its only
+// layer's type.
 const IndexMediaType = "application/vnd.machinefs.index.v1"
 
-// indexFormats are the numbers of the formats in an index.
-var indexFormats = []string{1: "zstd", 2: "xz", 3: "gzip", 4: "bzip2", 5: "lz4", 6: "apple-lz4"}
+// An IndexError reports that a span does not decode, or not to what it should, with an index that
+// was made elsewhere: the index is wrong, or the blob is.
+type IndexError struct {
+	Index string // names the index: Layer.Index
+	Err   error
+}
 
-// WriteIndex writes the index of s, whose blob has the given digest, to w. The stream must have been walked to its end.
+func (e *IndexError) Error() string { return "use the index: " + e.Err.Error() }
+func (e *IndexError) Unwrap() error { return e.Err }
+
+// Indexed opens blob, which has the given digest, with an index of it: no byte of the blob is read.
+// The index is validated and then believed; each span is compared with the SHA-256 in it. With
+// Options.Doubt it is believed only until Prove has proved it.
+//
+// Errors: *FormatError for an index that is malformed, and those of reading it. The stream's are of
+// type *IndexError, where the index may be at fault.
+func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Options) (*Layer, error) {
+	x, err := ledger.ReadIndex(ctx, content)
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("open index: %w", &FormatError{Format: "index", Msg: fmt.Sprintf(format, args...)})
+	}
+	f, ok := formatOf("", x.Format)
+	switch {
+	case !ok:
+		return nil, bad("of a blob of format %d: use a newer machinefs", x.Format)
+	case x.BlobSize != blob.Size():
+		return nil, bad("speaks of a blob of %d bytes, want %d", x.BlobSize, blob.Size())
+	case x.Digest != digest:
+		return nil, bad("speaks of blob %q, want %q", x.Digest, digest)
+	}
+	lay := spans.Known(x.Spans, x.Size)
+	if lay == nil {
+		return nil, bad("a span ends before its block begins")
+	}
+	for i := range lay.Segments {
+		p := &lay.Segments[i].Parts[0]
+		p.Decoder = f.decoder(*p)
+	}
+	opt.Span = 0
+	s := newStream(f.name, blob, ledger.New(lay, logOf(opt)), opt)
+	s.index = x.ID()
+	blame := func(err error) error { return &IndexError{s.index, err} }
+	alone := &walk.Alone{Stream: &s.core, Decode: walk.DecodeSpan, Foreign: true, Blame: blame}
+	s.units = alone
+	if opt.Doubt {
+		s.proof = proof.New(x, lay, opt.Evidence, s.starts)
+		s.proof.Use(alone)
+		s.units = s.proof
+	}
+	return &Layer{Format: f.name, Stream: s, Index: s.index}, nil
+}
+
+// Learned reports whether a stream with this Options.Index has learned anything about itself in an
+// earlier run.
+func Learned(index string) bool { return ledger.Learned(index + ledger.Suffix) }
+
+// Doubted reports whether the stream is read with an index that is still to be proved.
+func (s *Stream) Doubted() bool { return s.proof != nil && s.proof.Open() }
+
+// ProveFront returns when the first span, if it was taken from an index in doubt, has been decoded:
+// what the image seems to be depends on it.
+func (s *Stream) ProveFront(ctx context.Context) error {
+	if s.proof == nil {
+		return nil
+	}
+	return s.proof.Front(ctx)
+}
+
+// Prove proves the index that the stream was opened with, if that is in doubt. It decodes the spans
+// that were not decoded yet, and reads the decoded bytes once more, through SetHistory's reader.
+//
+// Errors: *IndexError where the index is wrong, or where it cannot be proved (its window is over 32
+// MiB, for one); those of reading.
+func (s *Stream) Prove(ctx context.Context) error {
+	if s.proof == nil {
+		return nil
+	}
+	return s.proof.Prove(ctx)
+}
+
+// Evidence is how far the proof has come, for Options.Evidence of a later run on this machine; nil
+// if there is no doubt.
+func (s *Stream) Evidence() []byte {
+	if s.proof == nil {
+		return nil
+	}
+	return s.proof.Evidence()
+}
+
+// starts asks the blob itself where decoding can start: compressed offsets by decoded ones. It
+// fails if the blob states another size than the index.
+func (s *Stream) starts(ctx context.Context) (map[int64]int64, error) {
+	m := s.core.Memory
+	l, err := Peel(ctx, s.core.Blob, Options{Memory: m.Budget(), MemoryTotal: m.Total(), Depth: s.core.Depth})
+	if err != nil {
+		return nil, err
+	}
+	if l == nil || l.Stream == nil || l.Format != s.Format() {
+		return nil, &FormatError{Format: "index", Msg: "the blob is no " + s.Format() + " stream"}
+	}
+	defer l.Stream.Close()
+	if n := l.Stream.Size(); n >= 0 && n != s.Size() && !l.Stream.Presumed() {
+		msg := fmt.Sprintf("the index speaks of %d decoded bytes, the blob of %d", s.Size(), n)
+		return nil, &FormatError{Format: "index", Msg: msg}
+	}
+	starts := map[int64]int64{}
+	l.Stream.ledger.View(func(lay *spans.Layout, _ int) {
+		for _, seg := range lay.Segments {
+			for _, p := range seg.Parts {
+				starts[p.Out] = p.In
+			}
+		}
+	})
+	return starts, nil
+}
+
+// WriteIndex writes the index of s, whose blob has the given digest, to w. The stream must have
+// been walked to its end. Spans whose states have been damaged meanwhile are walked again.
 func (s *Stream) WriteIndex(ctx context.Context, w io.Writer, digest string) error {
-	spans, err := s.allSpans(ctx)
+	f, _ := formatOf(s.Format(), 0)
+	if f.number == 0 {
+		return fmt.Errorf("write index: there is none of a %s", s.Format())
+	}
+	all, err := s.allSpans(ctx)
+	if err == nil {
+		h := spans.Header{Format: f.number, BlobSize: s.core.Blob.Size(), Size: s.Size(), Digest: digest}
+		err = ledger.WriteIndex(ctx, w, h, all)
+	}
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
-	}
-	format := slices.Index(indexFormats, s.format)
-	if format < 1 || len(digest) > indexDigest {
-		return fmt.Errorf("write index: no index of %s %s", s.format, digest)
-	}
-	var table []byte
-	var states int64
-	for i := range spans {
-		table = appendRecord(table, &spans[i], states)
-		states += int64(spans[i].state.len)
-	}
-	head := append(make([]byte, 0, indexHead), indexMagic...)
-	head = le.AppendUint32(head, indexVersion)
-	head = le.AppendUint32(head, uint32(format))
-	head = le.AppendUint64(head, uint64(s.blob.Size()))
-	head = le.AppendUint64(head, uint64(s.Size()))
-	head = le.AppendUint64(head, uint64(len(spans)))
-	head = le.AppendUint64(head, uint64(indexHead+len(table)))
-	head = le.AppendUint64(head, uint64(states))
-	sum := sha256.Sum256(table)
-	head = append(append(head, sum[:]...), digest...)
-	head = append(head, make([]byte, indexHead-len(head))...)
-	if _, err := w.Write(append(head, table...)); err != nil {
-		return fmt.Errorf("write index: %w", err)
-	}
-	for i := range spans {
-		st, err := spans[i].state.load(ctx)
-		if err == nil {
-			_, err = w.Write(st)
-		}
-		if err != nil {
-			return fmt.Errorf("write index: %w", err)
-		}
 	}
 	return nil
 }
 
-// allSpans returns every span of the stream. Units that were never hashed, because the format has entry points for them, are decoded for it.
-func (s *Stream) allSpans(ctx context.Context) ([]span, error) {
-	var all []span
-	for i := range s.lay.segs {
-		seg := &s.lay.segs[i]
-		if front, end := s.place(seg); seg.large {
-			if end < 0 || front.out < end {
-				return nil, fmt.Errorf("walked up to byte %d of %d only", front.out, end)
-			}
-			all = append(all, seg.spans...)
-			continue
+// allSpans returns every span of the stream, with states that are sound.
+func (s *Stream) allSpans(ctx context.Context) ([]spans.Span, error) {
+	for {
+		all, era, err := s.collect(ctx)
+		if err != nil {
+			return nil, err
 		}
-		for _, p := range seg.parts {
-			err := s.decodeParts(ctx, p, func(sp span) { all = append(all, sp) })
-			if err != nil {
-				return nil, err
+		var damaged *spans.Span
+		for i := range all {
+			if _, err = ledger.LoadState(ctx, &all[i]); err != nil {
+				damaged = &all[i]
+				break
 			}
 		}
-	}
-	return all, nil
-}
-
-// decodeParts decodes one small part and tells its span.
-func (s *Stream) decodeParts(ctx context.Context, p part, tell func(span)) error {
-	u := unit{out: p.out, outLen: p.outLen, in: p.in, inEnd: p.in + p.inLen, parts: []part{p}}
-	_, err := s.decodeUnits(ctx, []unit{u}, func(off int64, b []byte) error {
-		tell(span{out: off, outLen: len(b), in: p.in, inEnd: p.in + p.inLen, zero: isZero(b), sum: sha256.Sum256(b), check: p.check})
-		return nil
-	})
-	return err
-}
-
-// readIndex reads the header and the table of an index and checks them against the blob that they should speak of.
-func readIndex(ctx context.Context, content Blob, digest string, blobSize int64) (*index, error) {
-	bad := func(format string, args ...any) error {
-		return &FormatError{Format: "index", Msg: fmt.Sprintf(format, args...)}
-	}
-	size := content.Size()
-	if size < indexHead || size > maxIndexSize {
-		return nil, bad("file of %d bytes, want %d to %d", size, indexHead, int64(maxIndexSize))
-	}
-	buf := make([]byte, min(size, indexRead))
-	if err := content.ReadAt(ctx, buf, 0); err != nil {
-		return nil, err
-	}
-	head := buf[:indexHead]
-	if string(head[:8]) != indexMagic {
-		return nil, bad("begins with %q, want %q", head[:8], indexMagic)
-	}
-	version, format := le.Uint32(head[8:]), le.Uint32(head[12:])
-	if version != indexVersion || format == 0 || int(format) >= len(indexFormats) {
-		return nil, bad("version %d of format %d, want version %d: use a newer machinefs", version, format, indexVersion)
-	}
-	if got := le.Uint64(head[16:]); got != uint64(blobSize) {
-		return nil, bad("speaks of a blob of %d bytes, want %d", got, blobSize)
-	}
-	if got := string(bytes.TrimRight(head[88:88+indexDigest], "\x00")); got != digest {
-		return nil, bad("speaks of blob %q, want %q", got, digest)
-	}
-	decoded, n, states, statesLen := le.Uint64(head[24:]), le.Uint64(head[32:]), le.Uint64(head[40:]), le.Uint64(head[48:])
-	if n == 0 || n > maxTable/recordSize || states != indexHead+n*recordSize || states > uint64(size) || statesLen != uint64(size)-states || decoded > maxOffset {
-		return nil, bad("%d spans, states at %d+%d in a file of %d bytes", n, states, statesLen, size)
-	}
-	table := make([]byte, n*recordSize)
-	if have := copy(table, buf[indexHead:]); have < len(table) {
-		if err := content.ReadAt(ctx, table[have:], indexHead+int64(have)); err != nil {
+		if damage, ok := errors.AsType[*ledger.DamageError](err); damaged == nil || !ok || s.index != "" {
+			return all, err
+		} else {
+			s.core.Log.Warn("learning a part of the stream anew", "from", damaged.Out, "err", damage)
+		}
+		s.ledger.Cut(era, damaged)
+		// All before is known: the walk goes on at the cut.
+		if err := s.ReadSpans(ctx, damaged.Out, math.MaxInt64, func(int64, []byte) error { return nil }); err != nil {
 			return nil, err
 		}
 	}
-	if sum := sha256.Sum256(table); !bytes.Equal(sum[:], head[56:88]) {
-		return nil, &ChecksumError{Format: "index", Kind: "SHA-256", Off: indexHead, Got: fmt.Sprintf("%x", sum), Want: fmt.Sprintf("%x", head[56:88])}
-	}
-	x := &index{format: format, size: int64(decoded), spans: make([]span, n), id: hex.EncodeToString(head[56:88])}
-	at := int64(0)
-	for i := range x.spans {
-		sp, err := parseRecord(table[i*recordSize:], blobSize, int64(statesLen))
-		if err != nil {
-			return nil, bad("%v", err)
+}
+
+// collect returns every span of the stream. Units that were never hashed, because the format has
+// places to start for them, are decoded for it.
+func (s *Stream) collect(ctx context.Context) (all []spans.Span, era int, err error) {
+	var segments []spans.Segment
+	s.ledger.View(func(lay *spans.Layout, now int) {
+		segments, era = append(segments, lay.Segments...), now
+	})
+	for i := range segments {
+		seg := &segments[i]
+		if !seg.Settled() {
+			return nil, era, fmt.Errorf("walked up to byte %d of %d only", seg.Front.Out, seg.End())
 		}
-		if sp.out != at {
-			return nil, bad("span %d begins at %d, want %d", i, sp.out, at)
+		if seg.Large {
+			all = append(all, seg.Spans...)
+			continue
 		}
-		at += int64(sp.outLen)
-		sp.state.src, sp.state.off = content, sp.state.off+int64(states)
-		x.spans[i] = sp
+		for _, p := range seg.Parts {
+			u := spans.Unit{Out: p.Out, Len: p.OutLen, In: p.In, InEnd: p.In + p.InLen, Fetch: true}
+			u.Parts = []spans.Part{p}
+			_, err := s.units.Read(ctx, []spans.Unit{u}, era, func(off int64, b []byte) error {
+				all = append(all, spans.Span{
+					Out: off, Len: len(b), In: p.In, InEnd: p.In + p.InLen, Check: p.Check,
+					Zero: ledger.IsZero(b), Sum: sha256.Sum256(b),
+				})
+				return nil
+			})
+			if err != nil {
+				return nil, era, err
+			}
+		}
 	}
-	if at != x.size {
-		return nil, bad("spans of %d bytes in all, want %d", at, x.size)
-	}
-	return x, nil
+	return all, era, nil
 }

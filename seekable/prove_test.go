@@ -5,93 +5,98 @@ import (
 	"crypto/sha256"
 	"errors"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/machinefs/machinefs/seekable/internal/ledger"
+	"github.com/machinefs/machinefs/seekable/internal/spans"
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 )
 
-// forgeries are indexes whose hashes fit what they make of the blob, which is not what is in it. Each changes the spans of a good index, of
-// which number 3 has a window, and returns how many bytes of the stream it pretends; redo makes a span's hash fit its state. -1: there is no such
-// forgery, because LZMA's range coder goes astray, and notices, after one byte that is not what the encoder saw.
+// forgeries are indexes whose hashes fit what they make of the blob, which is not what is in it.
+// Each changes the spans of a good index, of which number 3 has a window, and returns how many
+// bytes of the stream it pretends; redo makes a span's hash fit its state. -1: there is no such
+// forgery, because LZMA's range coder goes astray, and notices, after one byte that is not what the
+// encoder saw.
 var forgeries = []struct {
 	name  string
-	forge func(t *testing.T, s *Stream, redo func(sp *span) bool) (size int64)
+	forge func(t *testing.T, x *indexed, redo func(sp *spans.Span) bool) (size int64)
 }{
-	{"a zero mark", func(t *testing.T, s *Stream, _ func(*span) bool) int64 {
-		sp := &s.lay.segs[0].spans[3]
-		sp.zero, sp.sum = true, zeroSum(sp.outLen)
-		return s.Size()
+	{"a zero mark", func(t *testing.T, x *indexed, _ func(*spans.Span) bool) int64 {
+		sp := &x.all[3]
+		sp.Zero, sp.Sum = true, walk.ZeroSum(sp.Len)
+		return x.size
 	}},
-	{"another window", func(t *testing.T, s *Stream, redo func(*span) bool) int64 {
-		if s.Format() == "xz" {
+	{"another window", func(t *testing.T, x *indexed, redo func(*spans.Span) bool) int64 {
+		if x.format == "xz" {
 			return -1
 		}
-		sp := &s.lay.segs[0].spans[3]
-		packed, err := sp.state.load(t.Context())
+		sp := &x.all[3]
+		packed, err := ledger.LoadState(t.Context(), sp)
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := stateDecoder.DecodeAll(packed[8:], make([]byte, 0, le.Uint32(packed)))
+		raw, err := zstdDecode(packed[8:])
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i := len(raw) - 1; i > len(raw)-20; i-- { // the bytes of the runs come last
 			raw[i] ^= 0x20
 		}
-		packed = stateEncoder.EncodeAll(raw, packed[:8:8])
-		sp.state = stateRef{mem: packed, len: len(packed)}
+		packed = ledger.Encoder.EncodeAll(raw, packed[:8:8])
+		sp.State = stateOf(packed)
 		if !redo(sp) {
 			t.Fatal("the span does not decode")
 		}
-		return s.Size()
+		return x.size
 	}},
-	{"another state", func(t *testing.T, s *Stream, redo func(*span) bool) int64 {
-		if s.Format() == "xz" {
+	{"another state", func(t *testing.T, x *indexed, redo func(*spans.Span) bool) int64 {
+		if x.format == "xz" {
 			return -1
 		}
-		sp := &s.lay.segs[0].spans[3]
-		packed, err := sp.state.load(t.Context())
+		sp := &x.all[3]
+		packed, err := ledger.LoadState(t.Context(), sp)
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := stateDecoder.DecodeAll(packed[8:], make([]byte, 0, le.Uint32(packed)))
+		raw, err := zstdDecode(packed[8:])
 		if err != nil {
 			t.Fatal(err)
 		}
 		for bit := 8 * 8; bit < 8*min(len(raw), 2000); bit++ {
 			raw[bit/8] ^= 1 << (bit % 8)
-			changed := stateEncoder.EncodeAll(raw, packed[:8:8])
-			sp.state = stateRef{mem: changed, len: len(changed)}
+			changed := ledger.Encoder.EncodeAll(raw, packed[:8:8])
+			sp.State = stateOf(changed)
 			if redo(sp) {
-				return s.Size()
+				return x.size
 			}
 			raw[bit/8] ^= 1 << (bit % 8)
 		}
 		t.Fatal("no state that differs decodes to anything else")
 		return 0
 	}},
-	{"another first span", func(t *testing.T, s *Stream, _ func(*span) bool) int64 {
-		sp := &s.lay.segs[0].spans[0]
-		p := bytes.Repeat([]byte("MBR "), sp.outLen/4+1)[:sp.outLen]
-		packed := packStored(p)
-		sp.stored, sp.zero, sp.sum, sp.state = true, false, sha256.Sum256(p), stateRef{mem: packed, len: len(packed)}
-		return s.Size()
+	{"another first span", func(t *testing.T, x *indexed, _ func(*spans.Span) bool) int64 {
+		sp := &x.all[0]
+		p := bytes.Repeat([]byte("MBR "), sp.Len/4+1)[:sp.Len]
+		packed := ledger.PackStored(p)
+		sp.Stored, sp.Zero, sp.Sum, sp.State = true, false, sha256.Sum256(p), stateOf(packed)
+		return x.size
 	}},
-	{"an end too early", func(t *testing.T, s *Stream, _ func(*span) bool) int64 {
-		seg := &s.lay.segs[0]
-		n := len(seg.spans) - 1
-		size := seg.spans[n].out
-		seg.spans, seg.outLen, seg.front.out = seg.spans[:n], size, size
-		return size
+	{"an end too early", func(t *testing.T, x *indexed, _ func(*spans.Span) bool) int64 {
+		n := len(x.all) - 1
+		x.size, x.all = x.all[n].Out, x.all[:n]
+		return x.size
 	}},
-	{"a begin too late", func(t *testing.T, s *Stream, _ func(*span) bool) int64 {
-		seg := &s.lay.segs[0]
-		cut := seg.spans[1].out
-		seg.spans = seg.spans[1:]
-		for i := range seg.spans {
-			seg.spans[i].out -= cut
+	{"a begin too late", func(t *testing.T, x *indexed, _ func(*spans.Span) bool) int64 {
+		cut := x.all[1].Out
+		x.all = x.all[1:]
+		for i := range x.all {
+			x.all[i].Out -= cut
 		}
-		seg.front.out -= cut
-		seg.outLen -= cut
-		return seg.outLen
+		x.size -= cut
+		return x.size
 	}},
 	{"nothing", nil},
 }
@@ -113,30 +118,24 @@ func TestAForgedIndexIsNotProved(t *testing.T) {
 		}
 		for _, f := range forgeries {
 			t.Run(c.name+"/"+f.name, func(t *testing.T) {
-				l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: good.Bytes()}, Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer l.Stream.Close()
-				forged := good
+				x := parsed(t, good.Bytes(), c.cmd[0])
+				forged := good.Bytes()
 				if f.forge != nil {
-					redo := func(sp *span) bool {
-						before, p := sp.sum, make([]byte, sp.outLen)
-						if err := decodeSpan(t.Context(), l.Stream.lay.segs[0].parts[0], sp, p, b.data[sp.in:sp.inEnd], sp.state.mem); err != nil {
+					redo := func(sp *spans.Span) bool {
+						before := sp.Sum
+						p, err := x.decode(t, b, sp)
+						if err != nil {
 							return false
 						}
-						sp.sum = sha256.Sum256(p)
-						return sp.sum != before
+						sp.Sum = sha256.Sum256(p)
+						return sp.Sum != before
 					}
-					if l.Stream.lay.size = f.forge(t, l.Stream, redo); l.Stream.lay.size < 0 {
+					if x.size = f.forge(t, x, redo); x.size < 0 {
 						return
 					}
-					forged = bytes.Buffer{}
-					if err := l.Stream.WriteIndex(t.Context(), &forged, "sha256:test"); err != nil {
-						t.Fatal(err)
-					}
+					forged = x.write(t)
 				}
-				err = proveAll(t, b, forged.Bytes(), data)
+				err := proveAll(t, b, forged, data)
 				switch _, blamed := errors.AsType[*IndexError](err); {
 				case f.forge == nil && err != nil:
 					t.Errorf("the good index is refused: %v", err)
@@ -148,6 +147,90 @@ func TestAForgedIndexIsNotProved(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An indexed is an index taken apart.
+type indexed struct {
+	*spans.Header
+	format string
+	size   int64
+	all    []spans.Span
+}
+
+func parsed(t testing.TB, index []byte, format string) *indexed {
+	t.Helper()
+	x, err := ledger.ReadIndex(t.Context(), &memBlob{data: index})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if format == "sh" {
+		format = "zstd"
+	}
+	return &indexed{x.Header, format, x.Size, x.Spans}
+}
+
+// write puts the index together again.
+func (x *indexed) write(t testing.TB) []byte {
+	t.Helper()
+	h := *x.Header
+	h.Size, h.Sections = x.size, nil
+	var b bytes.Buffer
+	if err := ledger.WriteIndex(t.Context(), &b, h, x.all); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// with returns the index with one section more.
+func (x *indexed) with(t testing.TB, name string, data []byte) []byte {
+	t.Helper()
+	old := x.write(t)
+	h := *x.Header
+	more := spans.Section{Name: name, Len: int64(len(data)), Sum: sha256.Sum256(data)}
+	h.Sections = append(slices.Clone(h.Sections), more)
+	head, err := h.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := spans.DirectorySize(old[:spans.IndexHead])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(append(head, old[n:]...), data...)
+}
+
+// decode decodes a span with its state.
+func (x *indexed) decode(t testing.TB, b *memBlob, sp *spans.Span) ([]byte, error) {
+	t.Helper()
+	packed, err := ledger.LoadState(t.Context(), sp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lay := spans.Known(x.all, x.size)
+	part := lay.Segments[0].Parts[0]
+	f, _ := formatOf("", x.Format)
+	part.Decoder = f.decoder(part)
+	m := walk.MemoryOf(nil, 0)
+	defer m.Leave()
+	hold := m.Hold(0)
+	defer hold.Release()
+	p := make([]byte, sp.Len)
+	u := &spans.Unit{In: sp.In, InEnd: sp.InEnd, Parts: []spans.Part{part}, Span: sp}
+	j := &walk.Job{Unit: u, Dst: p, Src: b.data[sp.In:sp.InEnd], Packed: packed, Hold: hold}
+	return p, walk.DecodeSpan(t.Context(), j)
+}
+
+func stateOf(packed []byte) spans.State {
+	return spans.State{Mem: packed, Len: len(packed), Sum: ledger.StateSum(packed)}
+}
+
+func zstdDecode(frame []byte) ([]byte, error) {
+	d, err := zstd.NewReader(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.DecodeAll(frame, nil)
 }
 
 // proveAll reads the whole blob with an index that is in doubt, and proves it.
@@ -169,7 +252,8 @@ func proveAll(t *testing.T, b Blob, index, data []byte) error {
 	return l.Stream.Prove(t.Context())
 }
 
-// TestEvidenceOutlivesTheProcess proves an index of which one process has read one half and another the other.
+// TestEvidenceOutlivesTheProcess proves an index of which one process has read one half and another
+// the other.
 func TestEvidenceOutlivesTheProcess(t *testing.T) {
 	data := diskLike(t, 4<<20)
 	b := &memBlob{data: tool(t, data, "zstd", "-3", "-c")}
@@ -181,7 +265,8 @@ func TestEvidenceOutlivesTheProcess(t *testing.T) {
 	}
 	var evidence []byte
 	for half := range int64(2) {
-		l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, Options{Doubt: true, Evidence: evidence})
+		opt := Options{Doubt: true, Evidence: evidence}
+		l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, opt)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 )
 
 // A section is a stretch of a blob.
@@ -21,7 +23,21 @@ func (s *section) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return s.b.ReadAt(ctx, p, s.off+off)
 }
 
-// readerAt makes the blob an io.ReaderAt for the standard library's parsers of containers. It lives for one call, and so may hold its context.
+// Saw tells the Witness below.
+func (s *section) Saw(ctx context.Context, p []byte, off int64, known bool) error {
+	if w, ok := s.b.(Witness); ok {
+		return w.Saw(ctx, p, s.off+off, known)
+	}
+	return nil
+}
+
+// Reread reads past all that is kept below.
+func (s *section) Reread(ctx context.Context, p []byte, off int64) error {
+	return walk.Reread(ctx, s.b, p, s.off+off)
+}
+
+// readerAt makes the blob an io.ReaderAt for the standard library's parsers of containers. It lives
+// for one call, and so may hold its context.
 type readerAt struct {
 	ctx context.Context
 	b   Blob

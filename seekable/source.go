@@ -2,7 +2,7 @@ package seekable
 
 import "context"
 
-// A Source is a decoded stream as spans: a Stream, or a Plain blob. This is what a cache is put on.
+// A Source is a decoded stream as spans: a Stream, or a Plain blob. A cache is put on it.
 type Source interface {
 	Size() int64
 	Span(off int64) (start, end int64)

@@ -2,116 +2,121 @@ package seekable
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math"
-	"sync"
+	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/machinefs/machinefs/seekable/internal/ledger"
+	"github.com/machinefs/machinefs/seekable/internal/proof"
+	"github.com/machinefs/machinefs/seekable/internal/spans"
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 )
-
-// Options say how a stream is opened.
-type Options struct {
-	// Span is the largest size in bytes of the spans that long units are cut into, at most MaxSpan; 0 is MaxSpan.
-	Span int64
-
-	// Index is the path without suffix of the files in which the stream keeps what it learned about itself; empty keeps it in memory.
-	// Any number of processes may share it.
-	Index string
-
-	// Compact makes walks look for places where what is learned is small, for an index that is to be shared. They take up to half as long again.
-	Compact bool
-
-	// Of Indexed: the index is to be proved (Prove), and what the last run's Evidence was.
-	Doubt    bool
-	Evidence []byte
-
-	// Member is the name of the file wanted inside a tar or zip; empty takes the disk that is there.
-	Member string
-
-	Log *slog.Logger // nil: nothing is logged
-}
-
-var discard = slog.New(slog.DiscardHandler)
 
 // A Stream is the decoded content of a compressed blob. It is safe for parallel use.
 type Stream struct {
-	format string
-	blob   Blob
-	log    *slog.Logger
-	index  string // Options.Index
+	core   walk.Stream
+	ledger *ledger.Ledger
+	units  reader       // decodes spans that need no walk
+	walks  []*walk.Walk // by segment; nil for one that needs none
+	past   atomic.Pointer[history]
+	closed atomic.Bool
 
-	mu  sync.RWMutex // guards lay, with all below it, and jour
-	lay *layout
-
-	parkMu sync.Mutex
-	parked []*walk // ready to go on, the one parked longest ago first
-
-	jour    *journal
-	learns  bool                                                 // has large segments
-	past    func(ctx context.Context, p []byte, off int64) error // see SetHistory
-	foreign string                                               // names the index made elsewhere that tells the layout; else empty
-	proof   *proof                                               // of that index, if it is in doubt; else nil
+	index string       // names the index made elsewhere that tells the layout; else empty
+	proof *proof.Proof // of that index, if it is to be proved; else nil
 }
 
-// Format returns the name of the stream's format: "zstd", "xz", "gzip", "bzip2", "lz4".
-func (s *Stream) Format() string { return s.format }
-
-// Size returns the number of decoded bytes, or -1 while that is not known: then ReadSpans to the end of the stream settles it.
-func (s *Stream) Size() int64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.lay.size
+// A reader decodes units alone: *walk.Alone, or *proof.Proof for an index that is proved on the
+// way.
+type reader interface {
+	Read(ctx context.Context, us []spans.Unit, era int, keep walk.Keep) (int64, error)
 }
 
-// Span returns the bounds of the span that holds off, 0 <= off < Size. While the size is not known, end may lie beyond it. A span's bounds
-// can change when the stream learns more; what lies in [start, end) does not.
+type history func(ctx context.Context, p []byte, off int64) error
+
+// newStream returns the stream of blob, of which l knows the layout.
+func newStream(format string, blob Blob, l *ledger.Ledger, opt Options) *Stream {
+	s := &Stream{ledger: l}
+	s.core = walk.Stream{
+		Format: format, Blob: blob, Ledger: l, Memory: walk.MemoryOf(opt.Memory, opt.MemoryTotal), Depth: opt.Depth,
+		Grid: gridOf(opt.Span), Compact: opt.Compact, Log: logOf(opt), History: s.history,
+	}
+	s.units = &walk.Alone{Stream: &s.core, Decode: walk.DecodeSpan}
+	l.View(func(lay *spans.Layout, _ int) {
+		s.walks = make([]*walk.Walk, len(lay.Segments))
+		for i := range lay.Segments {
+			if seg := &lay.Segments[i]; seg.Large {
+				s.walks[i] = walk.New(&s.core, i, seg)
+			}
+		}
+	})
+	return s
+}
+
+// Format returns the name of the stream's format: "zstd", "xz", "gzip", "bzip2", "lz4",
+// "apple-lz4", "zip".
+func (s *Stream) Format() string { return s.core.Format }
+
+// Size returns the number of decoded bytes, or -1 while that is not known: then ReadSpans to the
+// end of the stream tells it.
+func (s *Stream) Size() (size int64) {
+	s.ledger.View(func(lay *spans.Layout, _ int) { size = lay.Size })
+	return size
+}
+
+// Presumed reports whether the size is the first frame's claim, and nothing has confirmed yet that
+// there is no other frame. When a walk comes to the true end, that is confirmed, for later runs as
+// well; if it finds more frames, ReadSpans fails with a *SizeError, and opening the stream again is
+// right.
+func (s *Stream) Presumed() (presumed bool) {
+	s.ledger.View(func(lay *spans.Layout, _ int) {
+		if n := len(lay.Segments); n > 0 {
+			last := &lay.Segments[n-1]
+			presumed = last.Parts[0].Presumed && !last.Settled() // the last span is learned when the end was seen
+		}
+	})
+	return presumed
+}
+
+// Span returns the bounds of the span that holds off, 0 <= off < Size. While the size is not known,
+// end may lie beyond it. A span's bounds can change when the stream learns more; the bytes in
+// [start, end) do not.
 func (s *Stream) Span(off int64) (start, end int64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.lay.span(off)
+	s.ledger.View(func(lay *spans.Layout, _ int) { start, end = lay.Bounds(off) })
+	return start, end
 }
 
 // Settled reports whether every span can be decoded alone: nothing has to be walked (any more).
 func (s *Stream) Settled() bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for i := range s.lay.segs {
-		if seg := &s.lay.segs[i]; seg.large && (seg.outLen < 0 || seg.front.out < seg.end()) {
-			return false
+	settled := true
+	s.ledger.View(func(lay *spans.Layout, _ int) {
+		for i := range lay.Segments {
+			settled = settled && lay.Segments[i].Settled()
 		}
-	}
-	return true
+	})
+	return settled
 }
 
-// Run returns where decoding has to begin to reach off (the span's start, if the span decodes alone), and how far it can go on from there in one
-// go: math.MaxInt64 while the size is not known.
+// Run returns where decoding has to begin to reach off (the span's start, if the span decodes
+// alone), and how far it can go on from there in one go: math.MaxInt64 while the size is not known.
 func (s *Stream) Run(off int64) (start, end int64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if start, end = s.lay.run(off); end < 0 {
+	s.ledger.View(func(lay *spans.Layout, _ int) { start, end = lay.Reachable(off) })
+	if end < 0 {
 		end = math.MaxInt64
 	}
 	return start, end
 }
 
-// SetHistory gives the stream a reader of its own decoded bytes, the cache above it, for a walk that goes on in the middle. Without it they are
-// decoded again.
+// SetHistory gives the stream a reader of its own decoded bytes, the cache above it, for a walk
+// that goes on in the middle. Without it they are decoded again.
 func (s *Stream) SetHistory(read func(ctx context.Context, p []byte, off int64) error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.past = read
+	h := history(read)
+	s.past.Store(&h)
 }
 
 func (s *Stream) history(ctx context.Context, p []byte, off int64) error {
-	s.mu.RLock()
-	past := s.past
-	s.mu.RUnlock()
-	if past != nil {
-		return past(ctx, p, off)
+	if past := s.past.Load(); past != nil {
+		return (*past)(ctx, p, off)
 	}
 	return s.ReadSpans(ctx, off, off+int64(len(p)), func(at int64, q []byte) error {
 		if from := max(off, at); from < at+int64(len(q)) && from < off+int64(len(p)) {
@@ -121,233 +126,128 @@ func (s *Stream) history(ctx context.Context, p []byte, off int64) error {
 	})
 }
 
-// ReadSpans decodes the spans that cover [start, end) and hands each to keep, in rising order; in a part that has to be walked, the spans from
-// Run's start on come first. p is valid during the call of keep only. An error of keep ends it.
+// ReadSpans decodes the spans that cover [start, end) and hands each to keep, in rising order; in a
+// part that has to be walked, the spans from Run's start on come first. p is valid during the call
+// of keep only. An error of keep ends it. Bytes that do not decode are fetched once more.
 //
-// Errors: *FormatError and *ChecksumError for what the blob holds, the blob's own errors, the context's cause.
+// Errors: *FormatError, *ChecksumError and *SizeError for a blob that is malformed, *IndexError for
+// an index, the blob's and the Witness's own errors, the context's cause.
 func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
 	for off := start; off < end; {
 		if size := s.Size(); size >= 0 && off >= size {
 			return nil
 		}
 		next, err := s.readFrom(ctx, off, end, keep)
+		if errors.Is(err, walk.ErrCut) {
+			// Less is known, so that off is reached in another way; or, if this is part of a walk's
+			// begin, the cause is that the walk is to begin anew.
+			err = context.Cause(ctx)
+		}
 		if err != nil {
-			return fmt.Errorf("read %s span at %d: %w", s.format, off, err)
+			return fmt.Errorf("read %s span at %d: %w", s.Format(), off, err)
 		}
 		off = next
 	}
 	return nil
 }
 
-// readFrom hands out spans from off on: as many as one fetch brings, or as one walk passes. It returns where it stopped.
-func (s *Stream) readFrom(ctx context.Context, off, end int64, keep func(int64, []byte) error) (int64, error) {
-	if s.proof != nil {
-		if err := s.proof.err(); err != nil {
-			return 0, err
-		}
-	}
-	s.mu.RLock()
-	i := s.lay.segment(off)
-	seg := &s.lay.segs[i]
-	units := s.units(i, off, end)
-	s.mu.RUnlock()
+// readFrom hands out spans from off on: as many as one fetch brings, or as one walk passes. It
+// returns where it stopped.
+func (s *Stream) readFrom(ctx context.Context, off, end int64, keep walk.Keep) (int64, error) {
+	var units []spans.Unit
+	var number, era int
+	s.ledger.View(func(lay *spans.Layout, now int) {
+		units, number, era = lay.Units(off, end, walk.FetchLimit), lay.Segment(off), now
+	})
 	if len(units) > 0 {
-		return s.decodeUnits(ctx, units, keep)
+		next, err := s.units.Read(ctx, units, era, keep)
+		if walk.Suspicious(err) && s.index == "" {
+			if s.ledger.CatchUp(); s.ledger.Era() != era {
+				return next, nil // another process has forgotten the spans of these units
+			}
+		}
+		return next, err
 	}
-	if err := seg.walk.lock(ctx); err != nil {
-		return 0, err
+	w := s.walks[number]
+	if err := w.Lock(ctx, off); err != nil {
+		return off, err
 	}
-	defer seg.walk.unlock()
-	defer s.park(seg)
-	s.catchUp()
-	s.mu.RLock()
-	passed, segEnd := seg.front.out > off, seg.end()
-	s.mu.RUnlock()
-	if passed {
-		return off, nil // another walk did; now the spans can be decoded alone
+	defer w.Unlock()
+	s.ledger.CatchUp()
+	front, segEnd, _ := s.ledger.Place(number)
+	if front.Out > off {
+		return off, nil // another walk did it; now the spans can be decoded alone
 	}
 	target := end
 	if segEnd >= 0 {
 		target = min(end, segEnd)
 	}
-	err := s.advance(ctx, seg, target, keep)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if err == nil && seg.front.out <= off {
+	at, ended, err := w.Advance(ctx, target, keep)
+	if walk.Suspicious(err) && ctx.Err() == nil {
+		s.core.Log.Warn("bytes did not decode; fetching them once more",
+			"format", s.Format(), "decoded", at, "err", err)
+		at, ended, err = w.Advance(ctx, target, keep)
+	}
+	if errors.Is(err, walk.ErrCut) {
+		return off, err
+	}
+	if err == nil && ended && at <= off {
 		return end, nil // the stream of unknown size ended before off
 	}
-	return seg.front.out, err
+	return at, err
 }
 
-// A unit is a span, made ready to be decoded alone.
-type unit struct {
-	out, outLen int64
-	in, inEnd   int64
-	parts       []part // decoded one after the other, each whole
-	span        *span  // or one span of the part
-	last        bool   // of a doubted index: the stream must end behind it
-	real        bool   // it is decoded, whatever it is marked as
-}
-
-// bare reports whether the unit needs no byte of the blob.
-func (u *unit) bare() bool { return u.span != nil && (u.span.zero || u.span.stored) && !u.real }
-
-// fetchLimit is how many bytes of neighbouring units are fetched in one range, of the blob and of their states.
-const fetchLimit = 8 << 20
-
-// units returns the units from off on that can be decoded alone and are fetched in one range: neighbours, up to end and fetchLimit.
-func (s *Stream) units(i int, off, end int64) (us []unit) {
-	states, doubted := 0, s.Doubted()
-	for ; i < len(s.lay.segs) && off < end; i++ {
-		seg := &s.lay.segs[i]
-		if !seg.large {
-			last := seg.parts[len(seg.parts)-1]
-			us = append(us, unit{out: seg.out, outLen: seg.outLen, in: seg.parts[0].in, inEnd: last.in + last.inLen, parts: seg.parts})
-			off = seg.end()
-		} else {
-			k := seg.known(off)
-			if k < 0 {
-				return us
-			}
-			for ; k < len(seg.spans) && off < end; k++ {
-				sp := &seg.spans[k]
-				u := unit{out: sp.out, outLen: int64(sp.outLen), in: sp.in, inEnd: sp.inEnd, parts: seg.parts, span: sp}
-				if doubted {
-					u.real = !sp.stored
-					if u.last = sp.out+int64(sp.outLen) == s.lay.size && s.format != "xz"; u.last {
-						u.inEnd = max(u.inEnd, min(s.blob.Size(), u.in+maxSpanInput))
-					}
-				}
-				us = append(us, u)
-				off = sp.out + int64(sp.outLen)
-				if states += sp.state.len; sp.inEnd-us[0].in > fetchLimit || states > fetchLimit {
-					return us
-				}
-			}
-			if off < seg.end() || seg.outLen < 0 {
-				return us
-			}
+// Head decodes the first bytes of the stream, at most len(p) of them, without learning or keeping
+// anything: for a look inside. It fetches little more than these bytes are compressed
+// to, or one span where the format has small ones.
+func (s *Stream) Head(ctx context.Context, p []byte) (n int, err error) {
+	var first *spans.Segment
+	known := false
+	s.ledger.View(func(lay *spans.Layout, _ int) {
+		if len(lay.Segments) > 0 {
+			first = &lay.Segments[0]
+			known = !first.Large || first.Find(0) >= 0
 		}
-		if us[len(us)-1].inEnd-us[0].in > fetchLimit {
-			return us
-		}
-	}
-	return us
-}
-
-// decodeUnits fetches units in one range, decodes them and hands them out. It returns the end of the last one.
-func (s *Stream) decodeUnits(ctx context.Context, us []unit, keep func(int64, []byte) error) (int64, error) {
-	lo, hi := int64(-1), int64(-1)
-	refs := make([]stateRef, len(us))
-	for i, u := range us {
-		if u.span != nil {
-			refs[i] = u.span.state
-		}
-		if u.bare() {
-			continue
-		}
-		if lo < 0 {
-			lo = u.in
-		}
-		hi = max(hi, u.inEnd)
-	}
-	var states [][]byte
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		states, err = loadStates(gctx, refs)
-		return err
 	})
-	var src []byte
-	if hi > lo {
-		src = make([]byte, hi-lo)
-		g.Go(func() error { return s.blob.ReadAt(gctx, src, lo) })
+	if first == nil {
+		return 0, nil
 	}
-	if err := g.Wait(); err != nil {
-		return 0, err
+	if !known {
+		return s.core.Head(ctx, first.Parts[0], p)
 	}
-	buf := spanBuffer()
-	defer spanBuffers.Put(buf)
-	for i, u := range us {
-		p := (*buf)[:u.outLen]
-		if u.bare() && u.span.zero {
-			p = zeros[:u.outLen]
-		} else if err := s.decodeUnit(ctx, u, p, src, lo, states[i]); err != nil {
-			return 0, s.blame(err)
-		}
-		if err := keep(u.out, p); err != nil {
-			return 0, err
-		}
-	}
-	last := us[len(us)-1]
-	return last.out + last.outLen, nil
-}
-
-// decodeUnit decodes one unit into p; src holds the blob's bytes from base on, packed the unit's state.
-func (s *Stream) decodeUnit(ctx context.Context, u unit, p, src []byte, base int64, packed []byte) error {
-	if u.span == nil {
-		for _, pt := range u.parts {
-			err := pt.dec.decode(p[pt.out-u.out:pt.out-u.out+pt.outLen], src[pt.in-base:pt.in-base+pt.inLen], naturalStart, nil)
-			if err != nil {
-				return shiftError(err, pt.in)
-			}
+	_, end := s.Span(0)
+	err = s.ReadSpans(ctx, 0, end, func(off int64, q []byte) error {
+		if off < int64(len(p)) {
+			n = max(n, int(off)+copy(p[off:], q))
 		}
 		return nil
-	}
-	switch {
-	case u.bare():
-		if err := unpackStored(p, packed); err != nil {
-			return err
-		}
-		if s.Doubted() {
-			s.proveFirst()
-		}
-	case s.Doubted():
-		if err := s.decodeProved(ctx, u, p, src[u.in-base:u.inEnd-base], packed); err != nil {
-			return shiftError(err, u.in)
-		}
-	default:
-		if err := decodeSpan(ctx, u.parts[0], u.span, p, src[u.in-base:u.span.inEnd-base], packed); err != nil {
-			return shiftError(err, u.in)
-		}
-	}
-	if sum := sha256.Sum256(p); sum != u.span.sum {
-		return &ChecksumError{Format: "index", Kind: "SHA-256", Off: u.in, Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(u.span.sum[:])}
-	}
-	return nil
+	})
+	return n, err
 }
 
-// shiftError makes the offset in a decoder's error one of the blob.
-func shiftError(err error, base int64) error {
-	if f, ok := errors.AsType[*FormatError](err); ok {
-		c := *f
-		c.Off += base
-		return &c
+// Forget forgets all that was learned of the stream, also on disk: it is walked anew. Other
+// processes that have it open go on with the spans that they know until one does not decode. A size
+// that only a walk has told is not known any more; an index that was made elsewhere stays.
+func (s *Stream) Forget() error {
+	if s.index != "" {
+		return nil
 	}
-	return err
-}
-
-var spanBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-func spanBuffer() *[]byte {
-	b := spanBuffers.Get().(*[]byte)
-	if cap(*b) < MaxSpan {
-		*b = make([]byte, MaxSpan)
-	}
-	*b = (*b)[:MaxSpan]
-	return b
+	return s.ledger.Forget()
 }
 
 // Close drops the walks that are parked. Calls under way must have ended.
 func (s *Stream) Close() error {
-	if s.proof != nil {
-		s.proof.close()
+	if s.closed.Swap(true) {
+		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.lay.segs {
-		if w := s.lay.segs[i].walk; w != nil {
-			w.drop()
+	if s.proof != nil {
+		s.proof.Close()
+	}
+	for _, w := range s.walks {
+		if w != nil {
+			w.Close()
 		}
 	}
-	return s.jour.close()
+	s.core.Memory.Leave()
+	return s.ledger.Close()
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/machinefs/machinefs/seekable/internal/spans"
 )
 
 // memBlob is a blob in memory that counts what is fetched.
@@ -114,7 +116,7 @@ func readAll(t testing.TB, s *Stream) []byte {
 	var got []byte
 	end := s.Size()
 	if end < 0 {
-		end = maxOffset
+		end = spans.MaxOffset
 	}
 	err := s.ReadSpans(t.Context(), 0, end, func(off int64, p []byte) error {
 		if off != int64(len(got)) {
@@ -235,7 +237,8 @@ func TestEveryStreamGivesItsBytes(t *testing.T) {
 			if err := l.Stream.Prove(t.Context()); err != nil {
 				t.Errorf("a good index is not proved: %v", err)
 			}
-			again, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, Options{Doubt: true, Evidence: l.Stream.Evidence()})
+			proved := Options{Doubt: true, Evidence: l.Stream.Evidence()}
+			again, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: file.Bytes()}, proved)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// A MemberError says that a container of files does not hold the one that was asked for, or more than one that could be it.
+// A MemberError says that a container of files does not hold the one that was asked for, or more
+// than one that could be it.
 type MemberError struct {
 	Format string   // "tar" or "zip"
 	Want   string   // the name that was asked for; empty: the only disk
@@ -25,7 +26,8 @@ func (e *MemberError) Error() string {
 	if e.Want != "" {
 		return fmt.Sprintf("find %q in the %s: not there; it holds %s", e.Want, e.Format, have)
 	}
-	return fmt.Sprintf("find the disk in the %s: want one file, or one below disk/; it holds %s: choose one with --path", e.Format, have)
+	const msg = "find the disk in the %s: want one file, or one below disk/; it holds %s: choose one with --path"
+	return fmt.Sprintf(msg, e.Format, have)
 }
 
 const (
@@ -39,7 +41,8 @@ type member struct {
 	open func() (*Layer, error)
 }
 
-// choose takes the member that is asked for, else the first below disk/ (containerDisk), else the only one.
+// choose takes the member that is asked for, else the first below disk/ (containerDisk), else the
+// only one.
 func choose(format, want string, members []member) (*Layer, error) {
 	want = cleanMember(want)
 	fail := &MemberError{Format: format, Want: want}
@@ -72,8 +75,8 @@ func isTar(head []byte) bool {
 	return len(head) >= 262 && string(head[257:262]) == "ustar"
 }
 
-// openTar finds the disk in a tar (POSIX.1-2001 pax, GNU). Headers are read one at a time; what lies between them is not. Names in it are
-// compared, never opened.
+// openTar finds the disk in a tar (POSIX.1-2001 pax, GNU). Headers are read one at a time; what
+// lies between them is not. Names in it are compared, never opened.
 func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 	r := io.NewSectionReader(readerAt{ctx, b}, 0, b.Size())
 	t := tar.NewReader(r)
@@ -84,17 +87,19 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			break
 		}
 		if err != nil {
-			if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
+			damaged := errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong)
+			if damaged || errors.Is(err, io.ErrUnexpectedEOF) {
 				at, _ := r.Seek(0, io.SeekCurrent)
 				return nil, &FormatError{Format: "tar", Off: at, Msg: "header is damaged or cut short", Err: err}
 			}
 			return nil, err
 		}
 		if n >= maxMembers {
-			return nil, &FormatError{Format: "tar", Msg: fmt.Sprintf("more than %d files: not an image of one disk", maxMembers)}
+			return nil, malformed("tar", 0, "more than %d files: not an image of one disk", maxMembers)
 		}
 		if h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeReg && isPaxSparse(h) {
-			return nil, &FormatError{Format: "tar", Msg: fmt.Sprintf("member %q is stored sparse, which is not supported: pack it without --sparse", h.Name)}
+			const msg = "member %q is stored sparse, which is not supported: pack it without --sparse"
+			return nil, malformed("tar", 0, msg, h.Name)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue
@@ -104,14 +109,15 @@ func openTar(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 			return nil, err
 		}
 		if h.Size < 0 || h.Size > b.Size()-off {
-			return nil, &FormatError{Format: "tar", Off: off, Msg: fmt.Sprintf("member %q of %d bytes in a tar with %d left", h.Name, h.Size, b.Size()-off)}
+			return nil, malformed("tar", off, "member %q of %d bytes, %d are left", h.Name, h.Size, b.Size()-off)
 		}
 		m := member{name: h.Name, open: func() (*Layer, error) {
 			return &Layer{Format: "tar", Member: cleanMember(h.Name), Blob: &section{b, off, h.Size}}, nil
 		}}
 		members = append(members, m)
 		// The one that is wanted needs no look at the rest.
-		if name := cleanMember(h.Name); name == cleanMember(opt.Member) || opt.Member == "" && strings.HasPrefix(name, "disk/") {
+		name := cleanMember(h.Name)
+		if name == cleanMember(opt.Member) || opt.Member == "" && strings.HasPrefix(name, "disk/") {
 			return m.open()
 		}
 	}

@@ -3,6 +3,7 @@ package seekable
 import (
 	"archive/zip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -11,15 +12,17 @@ import (
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 	"github.com/machinefs/machinefs/seekable/internal/deflate"
+	"github.com/machinefs/machinefs/seekable/internal/spans"
 )
 
-// openZip finds the disk in a zip archive (APPNOTE.TXT 6.3): the central directory at its end gives exact sizes, so that a member is
-// a stream of known size, or a section when it is stored.
+// openZip finds the disk in a zip archive (APPNOTE.TXT 6.3): the central directory at its end gives
+// exact sizes, so that a member is a stream of known size, or a section when it is stored.
 func openZip(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 	z, err := zip.NewReader(readerAt{ctx, b}, b.Size())
 	if err != nil {
 		if errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrAlgorithm) {
-			return nil, &FormatError{Format: "zip", Off: b.Size(), Msg: "central directory is damaged or cut short", Err: err}
+			const msg = "central directory is damaged or cut short"
+			return nil, &FormatError{Format: "zip", Off: b.Size(), Msg: msg, Err: err}
 		}
 		return nil, err
 	}
@@ -31,7 +34,8 @@ func openZip(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 		if strings.HasSuffix(f.Name, "/") || !f.Mode().IsRegular() {
 			continue
 		}
-		members = append(members, member{name: f.Name, open: func() (*Layer, error) { return openZipMember(b, f, opt) }})
+		open := func() (*Layer, error) { return openZipMember(b, f, opt) }
+		members = append(members, member{name: f.Name, open: open})
 	}
 	return choose("zip", opt.Member, members)
 }
@@ -42,50 +46,81 @@ func openZipMember(b Blob, f *zip.File, opt Options) (*Layer, error) {
 		return nil, &FormatError{Format: "zip", Msg: fmt.Sprintf("header of member %q is damaged", f.Name), Err: err}
 	}
 	in, out := f.CompressedSize64, f.UncompressedSize64
-	if off < 0 || off > b.Size() || in > uint64(b.Size()-off) || out > maxOffset {
-		return nil, &FormatError{Format: "zip", Off: off, Msg: fmt.Sprintf("member %q of %d bytes in a file with %d left", f.Name, in, b.Size()-off)}
+	if off < 0 || off > b.Size() || in > uint64(b.Size()-off) || out > spans.MaxOffset {
+		return nil, malformed("zip", off, "member %q of %d bytes in a file with %d left", f.Name, in, b.Size()-off)
 	}
 	name := cleanMember(f.Name)
 	body := &section{b, off, int64(in)}
 	switch {
 	case f.Flags&1 != 0:
-		return nil, &FormatError{Format: "zip", Msg: fmt.Sprintf("member %q is encrypted: unpack it first", f.Name)}
+		return nil, malformed("zip", 0, "member %q is encrypted: unpack it first", f.Name)
 	case f.Method == zip.Store && in == out:
 		return &Layer{Format: "zip", Member: name, Blob: body}, nil
 	case f.Method == zip.Deflate:
-		dec := zipDecoder{deflateDecoder{deflate.Raw}, f.CRC32}
-		l := streamLayer("zip", body, []part{{inLen: int64(in), outLen: int64(out), dec: dec}}, opt)
+		p := spans.Part{InLen: int64(in), OutLen: int64(out), Decoder: memberDecoder(f.CRC32, int64(out))}
+		l := streamLayer("zip", 0, body, []spans.Part{p}, opt)
 		l.Member = name
 		return l, nil
 	}
-	return nil, &FormatError{Format: "zip", Msg: fmt.Sprintf("member %q is packed by method %d, want 0 (stored) or 8 (deflate)", f.Name, f.Method)}
+	const msg = "member %q is packed by method %d, want 0 (stored) or 8 (deflate)"
+	return nil, malformed("zip", 0, msg, f.Name, f.Method)
 }
 
-// A zipDecoder checks the CRC-32 in the central directory, where a walk goes through the whole member. Spans that decode alone have their
-// SHA-256 from that walk.
-type zipDecoder struct {
-	deflateDecoder
-	want uint32
-}
-
-func (d zipDecoder) walker(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
-	w, err := d.deflateDecoder.walker(r, at, window)
-	if err != nil || at.State != nil {
-		return w, err
+// memberDecoder decodes a member of size bytes. The CRC-32 in the central directory is checked
+// where the whole member passes, in one walk or several; spans that decode alone have their SHA-256
+// from there.
+func memberDecoder(want uint32, size int64) codec.Decoder {
+	d := deflateDecoder(deflate.Raw)
+	walk, decode := d.NewWalker, d.Decode
+	d.Decode = func(dst, src []byte, at codec.Point, window []byte) error {
+		if err := decode(dst, src, at, window); err != nil || int64(len(dst)) != size {
+			return err
+		}
+		return checkMember(crc32.ChecksumIEEE(dst), want)
 	}
-	return &crcWalker{Walker: w, want: d.want}, nil
+	d.NewWalker = func(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
+		c := &crcWalker{want: want}
+		if n := len(at.State) - 4; n > 0 {
+			c.sum, at.State = binary.LittleEndian.Uint32(at.State[n:]), at.State[:n]
+		}
+		w, err := walk(r, at, window)
+		if err != nil {
+			return nil, err
+		}
+		c.Walker = w
+		return c, nil
+	}
+	return d
 }
 
+// A crcWalker has the CRC-32 of all output so far. A Frontier's State ends with it.
 type crcWalker struct {
 	codec.Walker
 	sum, want uint32
 }
 
+func (w *crcWalker) Frontier() codec.Point {
+	pt := w.Walker.Frontier()
+	if pt.State != nil {
+		pt.State = binary.LittleEndian.AppendUint32(pt.State[:len(pt.State):len(pt.State)], w.sum)
+	}
+	return pt
+}
+
 func (w *crcWalker) Next(buf []byte, at int) (int, codec.Point, error) {
 	n, pt, err := w.Walker.Next(buf, at)
 	w.sum = crc32.Update(w.sum, crc32.IEEETable, buf[at:at+n])
-	if err == io.EOF && w.sum != w.want {
-		return n, pt, &ChecksumError{Format: "zip", Kind: "CRC32", Got: fmt.Sprintf("%08x", w.sum), Want: fmt.Sprintf("%08x", w.want)}
+	if err == io.EOF {
+		if bad := checkMember(w.sum, w.want); bad != nil {
+			return n, pt, bad
+		}
 	}
 	return n, pt, err
+}
+
+func checkMember(sum, want uint32) error {
+	if sum == want {
+		return nil
+	}
+	return &ChecksumError{Format: "zip", Kind: "CRC32", Got: fmt.Sprintf("%08x", sum), Want: fmt.Sprintf("%08x", want)}
 }

@@ -77,13 +77,16 @@ type Walker interface {
 // A FormatError reports input that its format does not allow.
 type FormatError struct {
 	Format string // "xz", "zstd", …
-	Off    int64  // byte offset in the compressed input, as far as it is known
+	Off    int64  // byte offset in the compressed input, as far as it is known; else 0
 	Msg    string // the value found and the one wanted
 	Err    error  // cause, or nil
 }
 
 func (e *FormatError) Error() string {
-	s := fmt.Sprintf("decode %s: %s, near compressed byte %d", e.Format, e.Msg, e.Off)
+	s := fmt.Sprintf("decode %s: %s", e.Format, e.Msg)
+	if e.Off > 0 {
+		s += fmt.Sprintf(", near compressed byte %d", e.Off)
+	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
@@ -97,11 +100,14 @@ func (e *FormatError) Unwrap() error { return e.Err }
 type ChecksumError struct {
 	Format    string // "xz", "zstd", "index"
 	Kind      string // "CRC64", "XXH64", "SHA-256", "size"
-	Off       int64  // offset of the checked unit in the compressed input
+	Off       int64  // offset of the checked unit in the compressed input; 0: not known, or all of it
 	Got, Want string
 }
 
 func (e *ChecksumError) Error() string {
-	return fmt.Sprintf("verify %s: %s of the unit at compressed byte %d is %s, want %s",
-		e.Format, e.Kind, e.Off, e.Got, e.Want)
+	where := ""
+	if e.Off > 0 {
+		where = fmt.Sprintf(" of the unit at compressed byte %d", e.Off)
+	}
+	return fmt.Sprintf("verify %s: %s%s is %s, want %s", e.Format, e.Kind, where, e.Got, e.Want)
 }
