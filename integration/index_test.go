@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -68,7 +66,7 @@ func (x indexFile) seal() {
 func buildIndex(t *testing.T, ref, repository string, args ...string) indexFile {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "index")
-	r := finish(t, plain(t, append([]string{"index", "--cache", t.TempDir(), ref, "-o", file, "--push", repository}, args...)...))
+	r := machinefs(t, append([]string{"index", "--cache", t.TempDir(), ref, "-o", file, "--push", repository}, args...)...)
 	if r.code != 0 {
 		t.Fatalf("machinefs index %s: exit code %d: %s", ref, r.code, r.stderr)
 	}
@@ -77,29 +75,6 @@ func buildIndex(t *testing.T, ref, repository string, args ...string) indexFile 
 		t.Fatal(err)
 	}
 	return p
-}
-
-// plainProgram is the program without the race detector, for what takes long with it and what is measured. The others test the same code with it.
-var plainProgram = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(filepath.Dir(filepath.Dir(program)), "plain", "machinefs")
-	build := exec.Command("go", "build", "-o", path, "../cmd/machinefs")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build machinefs: %w: %s", err, said)
-	}
-	return path, nil
-})
-
-// plain prepares a run of plainProgram.
-func plain(t testing.TB, args ...string) *exec.Cmd {
-	t.Helper()
-	path, err := plainProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := command(t, args...)
-	cmd.Path, cmd.Args[0] = path, path
-	return cmd
 }
 
 // TestAClientWithARemoteIndex counts what a client that has nothing fetches of a disk in one zstd frame, whose index lies beside it.
@@ -129,7 +104,7 @@ func TestAClientWithARemoteIndex(t *testing.T) {
 	server.Reset()
 	server.Limit(500*time.Millisecond, 0) // much more than anything that is done here takes
 	at := t.TempDir()
-	m := start(t, at, plain(t, "mount", at, "--cache", t.TempDir(), "disk="+ref))
+	m := start(t, at, command(t, "mount", at, "--cache", t.TempDir(), "disk="+ref))
 	f, err := os.Open(m.path("disk"))
 	if err != nil {
 		t.Fatal(err)
@@ -399,7 +374,7 @@ func pack(p, to []byte) []byte {
 // TestAWrongIndexDoesNoHarm reads a disk through wrong indexes that lie beside its image: what comes out is right all the same, and takes no more
 // memory than it may.
 func TestAWrongIndexDoesNoHarm(t *testing.T) {
-	const memory = 512 << 20 // bytes, of the program without the race detector
+	const memory = 512 << 20 // bytes
 	dir := t.TempDir()
 	src := makeSource(t, dir)
 	file := filepath.Join(dir, "disk.zst")
@@ -439,7 +414,7 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 				t.Fatal(err)
 			}
 			at := t.TempDir()
-			cmd := plain(t, "mount", at, span, "--cache", t.TempDir(), "disk="+ref)
+			cmd := command(t, "mount", at, span, "--cache", t.TempDir(), "disk="+ref)
 			m := start(t, at, cmd)
 			f, err := os.Open(m.path("disk"))
 			if err != nil {
@@ -463,7 +438,7 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 				return
 			}
 			out := filepath.Join(t.TempDir(), "copy.raw")
-			if r := finish(t, plain(t, "materialize", span, "--cache", t.TempDir(), ref, out)); r.code != 0 {
+			if r := machinefs(t, "materialize", span, "--cache", t.TempDir(), ref, out); r.code != 0 {
 				t.Fatalf("machinefs materialize: exit code %d: %s", r.code, r.stderr)
 			}
 			if got := sumOf(t, out); got != src.sum {

@@ -27,12 +27,27 @@ func environ(home string) []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(), fmt.Sprintf("GORACE=halt_on_error=1 exitcode=%d", raceCode)}
 }
 
+// raced are the tests that run the program with the race detector: those in which several processes,
+// or many readers, use it at once. The others would find nothing with it, in ten times the time.
+var raced = map[string]bool{
+	"TestEveryPlace": true, "TestThreeProcessesFetchOnce": true, "TestKilledMountIsReplaced": true,
+	"TestNoDescriptorsLeak": true, "TestRegistryThatIsDown": true, "TestFlippedByteInCache": true,
+	"TestFaultsThatPassDoNotShow": true,
+}
+
 // command prepares a run of the program, which dies with the test.
 func command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, program, args...)
+	path := program
+	if name, _, _ := strings.Cut(t.Name(), "/"); raced[name] {
+		var err error
+		if path, err = racedProgram(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = environ(t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
@@ -178,7 +193,7 @@ func (m *mounted) wait() error {
 
 // An imageStatus is what `status --json` tells of one image.
 type imageStatus struct {
-	Name, Reference, Digest, Format        string
+	Name, Reference, Digest, Format, State string
 	Size, Local, Blob, Fetched, Requests   int64
 	Retries, Errors, Hits, Misses, Damaged int64
 	Complete                               bool
@@ -240,10 +255,20 @@ func (b *lockedBuffer) String() string {
 // eventually asks until it is so, for things that another process does in its own time and tells nobody of.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for again := time.NewTicker(10 * time.Millisecond); !is(); <-again.C {
+	if !within(patience, is) {
+		t.Fatalf("waited %v for this: %s", patience, what)
+	}
+}
+
+// within asks until it is so, for d at most, and returns whether it came to be.
+func within(d time.Duration, is func() bool) bool {
+	deadline := time.Now().Add(d)
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for ; !is(); <-again.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for this: %s", patience, what)
+			return false
 		}
 	}
+	return true
 }
