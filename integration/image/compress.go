@@ -25,6 +25,8 @@ const (
 	XZBlocks      Kind = "xz blocks"       // as Talos and osbuild: xz -0 -T0, blocks of 1 MiB
 	XZOneBlock    Kind = "xz one block"
 	Gzip          Kind = "gzip"
+	Bzip2         Kind = "bzip2"
+	LZ4           Kind = "lz4" // linked blocks, content checksum
 	TarGzXZ       Kind = "tar.gz of xz" // an ordinary image layer with one file, myimage.xz: podman's first design
 )
 
@@ -47,6 +49,8 @@ var compressors = map[Kind]compressor{
 	XZBlocks:     {".xz", []string{"xz", "-c", "-0", "-T0"}},
 	XZOneBlock:   {".xz", []string{"xz", "-c", "-1", "-T1"}},
 	Gzip:         {".gz", []string{"gzip", "-c", "-6"}},
+	Bzip2:        {".bz2", []string{"bzip2", "-c"}},
+	LZ4:          {".lz4", []string{"lz4", "-q", "-c", "-BD"}},
 }
 
 // Suffix is what a producer appends to the name of a disk compressed so; empty for Plain.

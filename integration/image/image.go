@@ -85,7 +85,7 @@ var packages = map[string]string{
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "sfdisk": "fdisk", "mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "syslinux": "syslinux", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
 	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd",
-	"tar": "tar", "gzip": "gzip", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
+	"tar": "tar", "gzip": "gzip", "bzip2": "bzip2", "lz4": "lz4", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
 }
 
 // Lookup finds a tool, also in the sbin folders that an ordinary user's PATH lacks.
