@@ -90,6 +90,7 @@ func mixedContent(size int, seed uint64) []byte {
 		}
 		rest = rest[n:]
 	}
+	copy(p, content(min(size, 4<<10), true, rnd)) // a file that begins with text is no disk
 	return p
 }
 
