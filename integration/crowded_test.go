@@ -41,18 +41,7 @@ func TestFullCacheDoesNotStopReads(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			args := []string{"--mount", "--propagation", "private"}
-			if os.Geteuid() != 0 {
-				args = append(args, "--user", "--map-root-user")
-			}
-			path, err := image.Lookup("unshare")
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(path, append(args, "sh", "-c", crowded, "crowded", program, work, s.url())...)
-			cmd.Env = environ(work)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			r := finish(t, cmd)
+			r := finish(t, inNamespace(t, crowded, program, work, s.url()))
 			if r.code != 0 {
 				t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
 			}
@@ -86,7 +75,6 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const nobody = 65534
 	as := func(cmd *exec.Cmd) *exec.Cmd {
 		cmd.Env = environ(home)
 		if os.Geteuid() == 0 {

@@ -431,7 +431,7 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 					t.Fatalf("the MiB at %d is not the disk's", off)
 				}
 			}
-			if most := peakMemory(t, cmd.Process.Pid); most > memory {
+			if most := memoryOf(t, cmd.Process.Pid, "VmHWM"); most > memory {
 				t.Errorf("the mount took %d MiB of memory, wanted at most %d", most>>20, memory>>20)
 			}
 			if i%3 != 0 { // the same code, but for what follows on an error
@@ -448,15 +448,15 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 	}
 }
 
-// peakMemory is the most that a process had in memory, in bytes.
-func peakMemory(t *testing.T, pid int) int64 {
+// memoryOf is what a process has in memory ("VmRSS"), or the most that it had ("VmHWM"), in bytes.
+func memoryOf(t testing.TB, pid int, field string) int64 {
 	t.Helper()
 	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(p)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
 			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			if err != nil {
 				t.Fatal(err)
@@ -464,6 +464,6 @@ func peakMemory(t *testing.T, pid int) int64 {
 			return n << 10
 		}
 	}
-	t.Fatalf("no VmHWM in %s", p)
+	t.Fatalf("no %s in %s", field, p)
 	return 0
 }
