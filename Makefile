@@ -1,9 +1,10 @@
 # The developer's commands. `make test` is all that CI runs.
 #
 #	make build         bin/machinefs
-#	make check         the fast part: gofmt, vet, staticcheck, import graph
+#	make check         the fast part: gofmt, vet, staticcheck, go.mod, import graph
 #	make test          everything that CI runs
 #	make integration   the tests with real mounts, registries and virtual machines only
+#	make soak          kills, damage and every form of the long tests, for an hour or more; SEED=N repeats a run
 #	make demo          boot a virtual machine from an image in a registry, and see what it cost
 #	make fuzz          each fuzz target for FUZZTIME
 #	make bench         benchmarks, as ratios to other tools
@@ -14,11 +15,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: build check test integration demo fuzz bench deps go packages fuse clean
+.PHONY: build check test integration soak raced demo fuzz bench deps go packages fuse clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
+ROUNDS ?= 200
+SEED ?=
 
 # A Go that `make deps` fetched comes first, the usual place of Go's own archive last. sbin holds mkfs and sfdisk, which an ordinary user's PATH lacks.
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -33,28 +36,49 @@ check: go
 		exit 1
 	fi
 	go vet ./...
+	go vet -tags soak ./integration
 	go run $(STATICCHECK) ./...
+	go mod tidy -diff
 	go test -run '^TestImportGraph$$' ./integration/image
 
-# These packages start no goroutine: the race detector would find nothing there, in ten times the time.
-SERIAL := ./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4
+# Nothing in these packages is concurrent, or it is in programs that they start: the race detector would find nothing, in ten times the time.
+SERIAL := ./integration ./integration/... ./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4 \
+	./seekable/internal/codec ./seekable/internal/codectest
 
-# The longest package takes minutes on two cores; one that hangs must fail well before CI gives up on everything.
-test: deps build check
-	go test -timeout 20m $(SERIAL)
-	go test -race -timeout 20m $$(go list ./... | grep -v -F $(foreach p,$(SERIAL),-e $(p:./%=/%)))
+# The programs of the integration tests: as it is released, and with the race detector for what is concurrent in it.
+RACED := .cache/machinefs-race
+PROGRAMS := MACHINEFS=$(CURDIR)/bin/machinefs MACHINEFS_RACE=$(CURDIR)/$(RACED)
 
-integration: deps build
-	go test -race -timeout 20m ./integration/...
+raced: build
+	mkdir -p .cache
+	go build -race -o $(RACED) ./cmd/machinefs
+
+# All packages are tested, also when one fails. One that hangs must fail well before CI gives up.
+test: deps build check raced
+	status=$$(mktemp)
+	{
+		$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -json -timeout 15m $(SERIAL) || echo failed >>$$status
+		go test -race -json -timeout 15m $$(go list ./... | grep -v -F -x "$$(go list $(SERIAL))") || echo failed >>$$status
+	} | go run ./integration/slowest
+	[ ! -s $$status ] || { rm -f $$status; exit 1; }
+	rm -f $$status
+
+integration: deps build raced
+	$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -timeout 15m ./integration/...
+
+soak: deps build raced
+	$(PROGRAMS) MACHINEFS_SEED=$(SEED) MACHINEFS_ROUNDS=$(ROUNDS) CGO_ENABLED=0 go test -trimpath -tags soak -timeout 12h -v \
+		-run '^(TestSoak|TestMatrix|TestAWrongIndexDoesNoHarm|TestNoByteIsFetchedTwice|TestAKilledCopyOfOneSpanGainsSomething)' ./integration
 
 demo: deps build
 	go run ./integration/demo
 
+# To minimize an input of some MiB takes longer than FUZZTIME: ten attempts are enough.
 fuzz: go
 	@for package in $$(go list ./...); do
 		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do
 			echo "$$package $$target"
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$package"
 		done
 	done
 

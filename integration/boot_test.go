@@ -10,6 +10,7 @@ import (
 
 // TestBoot lets qemu boot from a mounted image in a registry. The guest checks the files that it reads.
 func TestBoot(t *testing.T) {
+	t.Parallel()
 	cache, err := image.CacheDir()
 	if err != nil {
 		t.Fatal(err)

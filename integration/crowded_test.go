@@ -31,6 +31,7 @@ sha256sum <out.raw
 
 // TestFullCacheDoesNotStopReads: a full disk below the cache means that reads go on without being kept.
 func TestFullCacheDoesNotStopReads(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable, image.ZstdOneFrame} {
 		t.Run(string(kind), func(t *testing.T) {
 			raw, blob := randomDisk(t, 20<<20, kind)
@@ -61,6 +62,7 @@ func TestFullCacheDoesNotStopReads(t *testing.T) {
 
 // TestOrdinaryUser mounts by fusermount3. When the tests run as root, the program runs as nobody.
 func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 4<<20, image.ZstdSeekTable)
 	s := serveRanges(t, blob, 0)
 	if _, err := image.Lookup("fusermount3"); err != nil {

@@ -17,6 +17,7 @@ import (
 
 // TestRegistryThatIsDown does not stop the mount, nor the other images. Its name works once it is up.
 func TestRegistryThatIsDown(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 4<<20, image.ZstdOneFrame)
 	registry, err := image.StartRegistry(t.Context(), t.TempDir())
 	if err != nil {
@@ -67,6 +68,7 @@ func TestRegistryThatIsDown(t *testing.T) {
 
 // TestFlippedByteInCache costs a fetch, and never shows.
 func TestFlippedByteInCache(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable, image.ZstdOneFrame} {
 		t.Run(string(kind), func(t *testing.T) {
 			raw, blob := randomDisk(t, 8<<20, kind)
@@ -133,6 +135,7 @@ func flip(t *testing.T, dir string, size, off int64) {
 
 // TestNoDescriptorsLeak opens, reads, asks and fails, again and again: the daemon has as many open files after many rounds as after the first.
 func TestNoDescriptorsLeak(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 2<<20, image.ZstdFrames)
 	want, err := os.ReadFile(raw)
 	if err != nil {

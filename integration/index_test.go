@@ -371,9 +371,16 @@ func pack(p, to []byte) []byte {
 	return encoder.EncodeAll(p, to)
 }
 
+// endToEnd are the wrong indexes that make test reads through, one for each way in which the program notices; make soak reads through all.
+var endToEnd = []string{
+	"a wrong hash of the first span", "the state of another span", "states that unpack to 4 GiB", "spans beyond the blob",
+	"another disk's, renamed", "a first span of its own",
+}
+
 // TestAWrongIndexDoesNoHarm reads a disk through wrong indexes that lie beside its image: what comes out is right all the same, and takes no more
 // memory than it may.
 func TestAWrongIndexDoesNoHarm(t *testing.T) {
+	t.Parallel()
 	const memory = 512 << 20 // bytes
 	dir := t.TempDir()
 	src := makeSource(t, dir)
@@ -397,6 +404,9 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 	otherGood := buildIndex(t, otherRef, strings.TrimSuffix(otherRef, ":1"), span)
 	tag := strings.ReplaceAll(string(bytes.TrimRight(good[indexBlob:indexHeader-32], "\x00")), ":", "-") + ".mfsindex"
 	for i, c := range spoiled {
+		if !soaking && !slices.Contains(endToEnd, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			x := c.spoil(bytes.Clone(good), bytes.Clone(otherGood))
 			if c.name != "cut in the table" && len(x) >= indexHeader && x.spans() < 1000 {
@@ -434,7 +444,7 @@ func TestAWrongIndexDoesNoHarm(t *testing.T) {
 			if most := memoryOf(t, cmd.Process.Pid, "VmHWM"); most > memory {
 				t.Errorf("the mount took %d MiB of memory, wanted at most %d", most>>20, memory>>20)
 			}
-			if i%3 != 0 { // the same code, but for what follows on an error
+			if i%3 != 0 && soaking { // the same code, but for what follows on an error
 				return
 			}
 			out := filepath.Join(t.TempDir(), "copy.raw")

@@ -31,6 +31,7 @@ func inCache(t *testing.T, cache string) (present int64) {
 
 // TestKilledCopyGoesOn kills a copy in the middle. What was kept is not fetched again by the next one.
 func TestKilledCopyGoesOn(t *testing.T) {
+	t.Parallel()
 	const size = 48 << 20
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -71,6 +72,7 @@ func TestKilledCopyGoesOn(t *testing.T) {
 
 // TestKilledMountIsReplaced kills a daemon while it is read from, and mounts again where it was.
 func TestKilledMountIsReplaced(t *testing.T) {
+	t.Parallel()
 	const size = 32 << 20
 	raw, blob := randomDisk(t, size, image.ZstdSeekTable)
 	want, err := os.ReadFile(raw)

@@ -128,6 +128,7 @@ func joinBlocks(files [][]byte) (file []byte, table int64) {
 
 // TestLargeDisksAreReal lets the tools that made the units read what was put together of them.
 func TestLargeDisksAreReal(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file, _, _ := largeDisk(t, dir, image.XZBlocks)
 	list := tool(t, "", "xz", "--list", "--robot", file)

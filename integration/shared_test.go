@@ -34,6 +34,7 @@ var frontOf = map[image.Kind]int64{image.Plain: opening, image.ZstdSeekTable: op
 
 // TestThreeProcessesFetchOnce lets two daemons and a copy loose on one image with one cache folder.
 func TestThreeProcessesFetchOnce(t *testing.T) {
+	t.Parallel()
 	for kind, size := range map[image.Kind]int{
 		image.Plain: 24 << 20, image.ZstdSeekTable: 24 << 20,
 		image.ZstdOneFrame: 16 << 20, // one span: a walk fetches ahead of the span that it is asked for

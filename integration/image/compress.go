@@ -26,7 +26,7 @@ const (
 	XZOneBlock    Kind = "xz one block"
 	Gzip          Kind = "gzip"
 	Bzip2         Kind = "bzip2"
-	LZ4           Kind = "lz4" // linked blocks, content checksum
+	LZ4           Kind = "lz4"          // linked blocks, content checksum
 	TarGzXZ       Kind = "tar.gz of xz" // an ordinary image layer with one file, myimage.xz: podman's first design
 )
 
