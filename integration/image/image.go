@@ -85,7 +85,7 @@ var packages = map[string]string{
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "sfdisk": "fdisk", "mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "syslinux": "syslinux", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
 	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd",
-	"tar": "tar", "gzip": "gzip", "bzip2": "bzip2", "lz4": "lz4", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
+	"tar": "tar", "zip": "zip", "gzip": "gzip", "bzip2": "bzip2", "lz4": "lz4", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
 }
 
 // Lookup finds a tool, also in the sbin folders that an ordinary user's PATH lacks.
@@ -113,6 +113,17 @@ func command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, nil
+}
+
+// Run runs a tool to its end, in a folder.
+func Run(ctx context.Context, dir, tool string, args ...string) error {
+	cmd, err := command(ctx, tool, args...)
+	if err != nil {
+		return err
+	}
+	cmd.Dir = dir
+	_, err = output(cmd)
+	return err
 }
 
 // run runs a tool to its end and returns its standard output. The error carries what the tool said.
