@@ -41,9 +41,16 @@ check: go
 	go mod tidy -diff
 	go test -run '^TestImportGraph$$' ./integration/image
 
-# Nothing in these packages is concurrent, or it is in programs that they start: the race detector would find nothing, in ten times the time.
-SERIAL := ./integration ./integration/... ./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4 \
-	./seekable/internal/codec ./seekable/internal/codectest
+# Nothing is concurrent in these packages, or it is in a program that they start: the race detector would find nothing, in ten times the time.
+SERIAL := ./integration ./integration/image ./integration/slowest ./integration/bench ./integration/demo \
+	./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4 ./seekable/internal/codec ./seekable/internal/codectest
+
+# In these packages some things are concurrent. They are tested without the race detector, and with it but for the tests that only sweep.
+MIXED := ./seekable/... ./disk/...
+SWEEPS := Damaged|Forged|Flip|Truncated|Every|QemuIO|Converted
+
+# list prints the packages of $(1) that are not among $(2).
+list = $$(go list $(1) | grep -v -F -x "$$(go list $(2))")
 
 # The programs of the integration tests: as it is released, and with the race detector for what is concurrent in it.
 RACED := .cache/machinefs-race
@@ -53,14 +60,18 @@ raced: build
 	mkdir -p .cache
 	go build -race -o $(RACED) ./cmd/machinefs
 
-# All packages are tested, also when one fails. One that hangs must fail well before CI gives up.
+# All packages are tested, also when one fails. One that hangs must fail well before CI gives up. The longest package comes first.
 test: deps build check raced
 	status=$$(mktemp)
 	{
-		$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -json -timeout 15m $(SERIAL) || echo failed >>$$status
-		go test -race -json -timeout 15m $$(go list ./... | grep -v -F -x "$$(go list $(SERIAL))") || echo failed >>$$status
+		$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -json -timeout 15m $(SERIAL) $(call list,$(MIXED),$(SERIAL)) || echo failed >>$$status
+		go test -race -json -timeout 15m $(call list,./...,$(SERIAL) $(MIXED)) || echo failed >>$$status
+		go test -race -json -timeout 15m -skip '$(SWEEPS)' $(call list,$(MIXED),$(SERIAL)) || echo failed >>$$status
 	} | go run ./integration/slowest
-	[ ! -s $$status ] || { rm -f $$status; exit 1; }
+	if [ -s $$status ]; then
+		rm -f $$status
+		exit 1
+	fi
 	rm -f $$status
 
 integration: deps build raced
