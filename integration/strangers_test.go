@@ -88,28 +88,48 @@ func TestWithoutAHomeThereIsNoCacheInATemporaryFolder(t *testing.T) {
 // 32 GB, and go away. The local disk stays within the limit, and the walk ends.
 func TestABombIsBoundedAndEnds(t *testing.T) {
 	t.Parallel()
+	const block = 45_000_000 // bytes of one value that fit in a block of bzip2
+	dir := t.TempDir()
+	pack := func(content []byte) string {
+		part := filepath.Join(dir, "part")
+		if err := os.WriteFile(part, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return tool(t, "", "bzip2", "-9", "-c", part)
+	}
+	same := pack(bytes.Repeat([]byte{'A'}, block))
+	many := strings.Repeat(same, 34_500/len(same)+1)
+	l := newLibrary(t)
+	for name, content := range map[string]string{"text": many, "disk": pack(contentOf(4<<10)) + many} {
+		bomb := filepath.Join(dir, name+".raw.bz2")
+		if err := os.WriteFile(bomb, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		l.push(t, "vm/"+name+":1", bomb)
+		t.Run("listed, begins like a "+name, func(t *testing.T) {
+			explode(t, "bomb", "bomb="+serveRanges(t, bomb, 0).url())
+		})
+		t.Run("not listed, begins like a "+name, func(t *testing.T) {
+			explode(t, l.watch(t, 0).Addr+"/vm/"+name+":1")
+		})
+	}
+}
+
+// explode asks for the size of a bomb in a mount and goes away in the middle.
+func explode(t *testing.T, name string, args ...string) {
+	t.Helper()
 	const (
-		block = 45_000_000 // bytes of one value that fit in a block of bzip2
 		limit = 50 << 20
 		slack = 32 << 20 // bytes: two spans of 16 MiB that are being written
+		quiet = 50       // looks, 10 ms apart, at which the program was not busy
 	)
-	dir := t.TempDir()
-	part, bomb := filepath.Join(dir, "part"), filepath.Join(dir, "bomb.raw.bz2")
-	if err := os.WriteFile(part, bytes.Repeat([]byte{'A'}, block), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	packed := tool(t, "", "bzip2", "-9", "-c", part)
-	if err := os.WriteFile(bomb, []byte(strings.Repeat(packed, 34_500/len(packed)+1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s := serveRanges(t, bomb, 0)
 	cache := filepath.Join(t.TempDir(), "cache")
 	if err := os.Mkdir(cache, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m := mount(t, "--cache", cache, "--cache-size", "50MiB", "bomb="+s.url())
+	m := mount(t, append([]string{"--cache", cache, "--cache-size", "50MiB"}, args...)...)
 	pid := m.process.Process.Pid
-	ask := exec.Command("stat", m.path("bomb"))
+	ask := exec.Command("stat", m.path(name))
 	ask.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := ask.Start(); err != nil {
 		t.Fatal(err)
@@ -121,19 +141,18 @@ func TestABombIsBoundedAndEnds(t *testing.T) {
 		peak = max(peak, onDisk(t, cache, pid))
 		return peak <= limit+slack
 	}
-	// It is in the middle of the walk, or has been refused already.
-	eventually(t, "the walk has begun, or was refused", func() bool {
+	eventually(t, "the walk is going on, or was refused", func() bool {
 		return !bounded() || peak > 8<<20 || len(asked) > 0 || busy(t, pid) > 100
 	})
 	ask.Process.Kill()
 	<-asked
-	var used, quiet int64
+	var used, looks int64
 	ended := within(soon, func() bool {
 		now := busy(t, pid)
-		if quiet++; now != used {
-			used, quiet = now, 0
+		if looks++; now != used {
+			used, looks = now, 0
 		}
-		return !bounded() || quiet > 50
+		return !bounded() || looks > quiet
 	})
 	if peak > limit+slack {
 		t.Errorf("%d bytes of the local disk were in use, wanted at most %d and %d", peak, limit, slack)
