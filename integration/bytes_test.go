@@ -23,7 +23,8 @@ var codecs = []image.Kind{
 	image.XZBlocks, image.XZOneBlock, image.Gzip, image.Bzip2, image.LZ4,
 }
 
-// A use is one way to get all of an image: a copy, or readers that share out its pieces in an order.
+// A use is one way to get all of an image: a copy, or readers that share out its pieces in an
+// order.
 type use struct {
 	name    string
 	readers int // 0: a copy
@@ -43,8 +44,8 @@ var uses = []use{
 	{"8 readers forward", 8, forward}, {"8 readers backward", 8, backward}, {"8 readers at random", 8, shuffled},
 }
 
-// TestNoByteIsFetchedTwice counts at the server, for every codec and use, what it takes to get all of
-// an image once: in small spans, and of a stream that is much larger than what is read ahead.
+// TestNoByteIsFetchedTwice counts at the server, for every codec and use, what it takes to get all
+// of an image once: in small spans, and of a stream that is much larger than what is read ahead.
 func TestNoByteIsFetchedTwice(t *testing.T) {
 	t.Parallel()
 	l := newLibrary(t)
@@ -169,8 +170,8 @@ func onDisk(t testing.TB, dir string, pid int) (total int64) {
 	return total
 }
 
-// TestDiskUseIsBoundedWhileItGrows looks, at every MiB that the server has sent, at all that a mount
-// or a copy holds on the local disk.
+// TestDiskUseIsBoundedWhileItGrows looks, at every MiB that the server has sent, at all that a
+// mount or a copy holds on the local disk.
 func TestDiskUseIsBoundedWhileItGrows(t *testing.T) {
 	t.Parallel()
 	const (

@@ -11,8 +11,9 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// crowded mounts a small tmpfs as the cache folder, in a mount namespace of its own, and reads an image that is larger: from a mount and
-// by a copy. Arguments: the program, a work folder, the reference.
+// crowded mounts a small tmpfs as the cache folder, in a mount namespace of its own, and reads an
+// image that is larger: from a mount and by a copy. Arguments: the program, a work folder, the
+// reference.
 const crowded = `set -eu
 cd "$2"
 mount -t tmpfs -o size=6m tmpfs cache
@@ -29,7 +30,8 @@ wait
 sha256sum <out.raw
 `
 
-// TestFullCacheDoesNotStopReads: a full disk below the cache means that reads go on without being kept.
+// TestFullCacheDoesNotStopReads: a full disk below the cache means that reads go on without being
+// kept.
 func TestFullCacheDoesNotStopReads(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable, image.ZstdOneFrame} {

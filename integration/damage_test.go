@@ -68,8 +68,8 @@ func copyRight(t testing.TB, sum string, args ...string) result {
 }
 
 // TestABitFlippedUnderAMountIsNotInTheCopy flips a bit of a range that a mount reads of a blob
-// without checks of its own. The server is fine afterwards. The copy that uses the same cache is the
-// image, and what it calls verified is what it wrote.
+// without checks of its own. The server is fine afterwards. The copy that uses the same cache is
+// the image, and what it calls verified is what it wrote.
 func TestABitFlippedUnderAMountIsNotInTheCopy(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 20
@@ -324,8 +324,9 @@ func copyBounded(t *testing.T, s *rangeServer, disk fixture, most int64, args ..
 	}
 }
 
-// TestDamageThatVerifyFoundIsNotServed damages a complete image below a mount that has lent the file
-// to the kernel. Once another process has found the damage, a file that is opened then is right.
+// TestDamageThatVerifyFoundIsNotServed damages a complete image below a mount that has lent the
+// file to the kernel. Once another process has found the damage, a file that is opened then is
+// right.
 func TestDamageThatVerifyFoundIsNotServed(t *testing.T) {
 	t.Parallel()
 	disk := mixed(t, 8<<20, image.Plain)

@@ -9,9 +9,9 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestABlobThatIsNotItsDigestIsCondemned replaces the blob in an OCI layout by another that is sound
-// in itself and as long. A mount that has read all of it fails its reads, or says so; a copy is exit
-// code 6 and leaves no file.
+// TestABlobThatIsNotItsDigestIsCondemned replaces the blob in an OCI layout by another that is
+// sound in itself and as long. A mount that has read all of it fails its reads, or says so; a copy
+// is exit code 6 and leaves no file.
 func TestABlobThatIsNotItsDigestIsCondemned(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
@@ -69,8 +69,8 @@ func TestABlobThatIsNotItsDigestIsCondemned(t *testing.T) {
 	}
 }
 
-// sameSize makes a blob of another disk of the same size. Random bytes take the same number of bytes
-// in any format.
+// sameSize makes a blob of another disk of the same size. Random bytes take the same number of
+// bytes in any format.
 func sameSize(t *testing.T, dir string, kind image.Kind, size int) string {
 	t.Helper()
 	raw, blob := filepath.Join(dir, "other.raw"), filepath.Join(dir, "other")

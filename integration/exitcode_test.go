@@ -99,8 +99,9 @@ func statedDictionary(t *testing.T, p []byte) {
 	binary.LittleEndian.PutUint32(header[len(header)-4:], crc32.ChecksumIEEE(header[:len(header)-4]))
 }
 
-// small runs a copy with a tmpfs of a few MiB as the cache folder or as the place of the output, in a
-// mount namespace of its own. Arguments: the program, a work folder, the reference, the small folder.
+// small runs a copy with a tmpfs of a few MiB as the cache folder or as the place of the output, in
+// a mount namespace of its own. Arguments: the program, a work folder, the reference, the small
+// folder.
 const small = `cd "$2"
 mount -t tmpfs -o size=3m tmpfs "$4"
 "$1" materialize --quiet --cache cache "$3" out/copy.raw
@@ -110,8 +111,8 @@ ls -A out
 exit $code
 `
 
-// TestAFullLocalDiskIsExitCode8: what the local disk has no room for is exit code 8, is said once and
-// leaves nothing, or goes on without being kept.
+// TestAFullLocalDiskIsExitCode8: what the local disk has no room for is exit code 8, is said once
+// and leaves nothing, or goes on without being kept.
 func TestAFullLocalDiskIsExitCode8(t *testing.T) {
 	t.Parallel()
 	for _, place := range []string{"cache", "out"} {

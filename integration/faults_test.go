@@ -15,7 +15,8 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestRegistryThatIsDown does not stop the mount, nor the other images. Its name works once it is up.
+// TestRegistryThatIsDown does not stop the mount, nor the other images. Its name works once it is
+// up.
 func TestRegistryThatIsDown(t *testing.T) {
 	t.Parallel()
 	raw, blob := randomDisk(t, 4<<20, image.ZstdOneFrame)
@@ -101,7 +102,8 @@ func TestFlippedByteInCache(t *testing.T) {
 	}
 }
 
-// flip changes a byte at off in the only file below dir that has size bytes: what is kept of an image.
+// flip changes a byte at off in the only file below dir that has size bytes: what is kept of an
+// image.
 func flip(t *testing.T, dir string, size, off int64) {
 	t.Helper()
 	var found []string
@@ -133,7 +135,8 @@ func flip(t *testing.T, dir string, size, off int64) {
 	}
 }
 
-// TestNoDescriptorsLeak opens, reads, asks and fails, again and again: the daemon has as many open files after many rounds as after the first.
+// TestNoDescriptorsLeak opens, reads, asks and fails, again and again: the daemon has as many open
+// files after many rounds as after the first.
 func TestNoDescriptorsLeak(t *testing.T) {
 	t.Parallel()
 	raw, blob := randomDisk(t, 2<<20, image.ZstdFrames)

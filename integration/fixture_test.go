@@ -94,7 +94,8 @@ func mixedContent(size int, seed uint64) []byte {
 	return p
 }
 
-// A library is a registry that holds blobs of several tests; each test counts at a server of its own.
+// A library is a registry that holds blobs of several tests; each test counts at a server of its
+// own.
 type library struct{ registry *image.Registry }
 
 func newLibrary(t testing.TB) *library {
@@ -107,7 +108,8 @@ func newLibrary(t testing.TB) *library {
 	return &library{registry}
 }
 
-// push puts a blob into the registry, as the only layer of the image that path (repository:tag) names.
+// push puts a blob into the registry, as the only layer of the image that path (repository:tag)
+// names.
 func (l *library) push(t testing.TB, path, blob string) {
 	t.Helper()
 	what, err := image.Single(image.Disk{File: blob, Title: filepath.Base(blob)})

@@ -18,7 +18,8 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// The fields of an index that tests look at or damage: see seekable/index.go, record.go and state.go for all of them.
+// The fields of an index that tests look at or damage: see seekable/index.go, record.go and
+// state.go for all of them.
 const (
 	indexHeader   = 256
 	indexBlobSize = 16 // u64
@@ -77,7 +78,8 @@ func buildIndex(t *testing.T, ref, repository string, args ...string) indexFile 
 	return p
 }
 
-// TestAClientWithARemoteIndex counts what a client that has nothing fetches of a disk in one zstd frame, whose index lies beside it.
+// TestAClientWithARemoteIndex counts what a client that has nothing fetches of a disk in one zstd
+// frame, whose index lies beside it.
 func TestAClientWithARemoteIndex(t *testing.T) {
 	const (
 		size  = 1 << 30
@@ -99,8 +101,8 @@ func TestAClientWithARemoteIndex(t *testing.T) {
 	}
 	t.Logf("the blob has %d bytes, the index %d: %.2f %%", blob.Size(), len(x), 100*float64(len(x))/float64(blob.Size()))
 
-	// A first read, far from the front: after the image's manifest come the index's, its table, and then state and data at once. What is fetched
-	// meanwhile to prove the index keeps nobody waiting.
+	// A first read, far from the front: after the image's manifest come the index's, its table, and
+	// then state and data at once. What is fetched meanwhile to prove the index keeps nobody waiting.
 	server.Reset()
 	server.Limit(500*time.Millisecond, 0) // much more than anything that is done here takes
 	at := t.TempDir()
@@ -169,7 +171,8 @@ func TestAClientWithARemoteIndex(t *testing.T) {
 	}
 }
 
-// sparseDisk makes a disk of size bytes, of which an eighth is pieces of programs and random bytes, all over it.
+// sparseDisk makes a disk of size bytes, of which an eighth is pieces of programs and random bytes,
+// all over it.
 func sparseDisk(t *testing.T, path string, size int64) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -203,8 +206,8 @@ func sparseDisk(t *testing.T, path string, size int64) {
 	}
 }
 
-// spoiled are the ways in which an index can be wrong, by mistake or malice. Each takes an index of its own; other is the index of another disk
-// of the same size.
+// spoiled are the ways in which an index can be wrong, by mistake or malice. Each takes an index of
+// its own; other is the index of another disk of the same size.
 var spoiled = []struct {
 	name  string
 	spoil func(x, other indexFile) indexFile
@@ -341,8 +344,8 @@ var spoiled = []struct {
 	{"random bytes", func(indexFile, indexFile) indexFile { return contentOf(70_000) }},
 }
 
-// bomb gives all spans that have a state one that says it unpacks to stated bytes, and unpacks to real ones; 0: as stated, as far as that is
-// possible.
+// bomb gives all spans that have a state one that says it unpacks to stated bytes, and unpacks to
+// real ones; 0: as stated, as far as that is possible.
 func bomb(x indexFile, stated, real uint32) indexFile {
 	if real == 0 {
 		real = min(stated, 48<<20)
@@ -371,14 +374,15 @@ func pack(p, to []byte) []byte {
 	return encoder.EncodeAll(p, to)
 }
 
-// endToEnd are the wrong indexes that make test reads through, one for each way in which the program notices; make soak reads through all.
+// endToEnd are the wrong indexes that make test reads through, one for each way in which the
+// program notices; make soak reads through all.
 var endToEnd = []string{
 	"a wrong hash of the first span", "the state of another span", "states that unpack to 4 GiB", "spans beyond the blob",
 	"another disk's, renamed", "a first span of its own",
 }
 
-// TestAWrongIndexDoesNoHarm reads a disk through wrong indexes that lie beside its image: what comes out is right all the same, and takes no more
-// memory than it may.
+// TestAWrongIndexDoesNoHarm reads a disk through wrong indexes that lie beside its image: what
+// comes out is right all the same, and takes no more memory than it may.
 func TestAWrongIndexDoesNoHarm(t *testing.T) {
 	t.Parallel()
 	const memory = 512 << 20 // bytes

@@ -41,7 +41,8 @@ func testMain(m *testing.M) int {
 	return code
 }
 
-// builds is the folder of this run of the tests: the programs, and the disks that several tests use.
+// builds is the folder of this run of the tests: the programs, and the disks that several tests
+// use.
 var builds string
 
 // racedProgram is the program with the race detector: MACHINEFS_RACE, or built here by the first

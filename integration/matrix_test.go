@@ -13,8 +13,9 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestMatrix reads the same disk out of every image file, compressed in every way, from a registry, and in a few ways from every other place:
-// through a mount and as a copy. With hours, it reads every image file in every way from every place.
+// TestMatrix reads the same disk out of every image file, compressed in every way, from a registry,
+// and in a few ways from every other place: through a mount and as a copy. With hours, it reads
+// every image file in every way from every place.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	p := publish(t)
@@ -61,7 +62,8 @@ func (p *published) row(t *testing.T, place, format string, ways []way) {
 	}
 }
 
-// checkCopy makes a full copy. The cells of the matrix take turns: with a new cache, with none, and with that of the mount.
+// checkCopy makes a full copy. The cells of the matrix take turns: with a new cache, with none, and
+// with that of the mount.
 func (p *published) checkCopy(t *testing.T, m *mounted, cache string, turn int, place, format, kind string) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "copy.raw")
@@ -101,7 +103,8 @@ type mapped struct {
 	Zero, Data    bool
 }
 
-// checkMap holds what qemu-img finds by SEEK_DATA and SEEK_HOLE against the disk's bytes and, of a qcow2, against qemu-img's own map of it.
+// checkMap holds what qemu-img finds by SEEK_DATA and SEEK_HOLE against the disk's bytes and, of a
+// qcow2, against qemu-img's own map of it.
 func (p *published) checkMap(t *testing.T, file, format string) {
 	t.Helper()
 	got := mapOf(t, file, "raw")
@@ -126,7 +129,8 @@ func (p *published) checkMap(t *testing.T, file, format string) {
 	}
 }
 
-// mapOf is qemu-img's map of an image file, with neighbours that differ in nothing that we compare made one.
+// mapOf is qemu-img's map of an image file, with neighbours that differ in nothing that we compare
+// made one.
 func mapOf(t *testing.T, file, format string) (list []mapped) {
 	t.Helper()
 	out := tool(t, "", "qemu-img", "map", "--output=json", "-f", format, file)

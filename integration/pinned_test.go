@@ -70,7 +70,9 @@ func replaced(t *testing.T, kind image.Kind, place string) {
 	if wrong, unread := readPieces(t, m.path(name), old, 0, size/2); wrong > 0 || unread > 0 {
 		t.Fatalf("of the first half %d bytes are wrong and %d cannot be read", wrong, unread)
 	}
-	eventually(t, "the mount has closed the image", func() bool { return len(openBelow(t, m.process.Process.Pid, args[1]+"/files")) == 0 })
+	eventually(t, "the mount has closed the image", func() bool {
+		return len(openBelow(t, m.process.Process.Pid, args[1]+"/files")) == 0
+	})
 	replace()
 	wrong, unread := readPieces(t, m.path(name), old, 0, size)
 	if wrong > 0 {
@@ -132,7 +134,9 @@ func TestSeveralFramesAreTheWholeStream(t *testing.T) {
 		{"a frame of 32 MiB and zeros", [][]byte{mixedContent(32<<20, 1), make([]byte, 1<<20)}},
 		{"a frame of 12 MiB and zeros", [][]byte{mixedContent(12<<20, 2), make([]byte, 1<<20)}},
 		{"two frames of 32 MiB of random bytes", [][]byte{contentOf(32 << 20), contentOf(32<<20 + 8)[8:]}},
-		{"three frames, the last the largest", [][]byte{mixedContent(17<<20, 3), mixedContent(1<<20, 4), mixedContent(20<<20, 5)}},
+		{"three frames, the last the largest", [][]byte{
+			mixedContent(17<<20, 3), mixedContent(1<<20, 4), mixedContent(20<<20, 5),
+		}},
 	} {
 		for _, place := range []string{"registry", "web"} {
 			t.Run(c.name+"/"+place, func(t *testing.T) {

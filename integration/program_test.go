@@ -17,23 +17,29 @@ import (
 	"time"
 )
 
-// patience is how long anything may take before a test gives up on it, to fail with more to tell than go test's own timeout.
+// patience is how long anything may take before a test gives up on it, to fail with more to tell
+// than go test's own timeout.
 const patience = 4 * time.Minute
 
 // raceCode is the exit code of a program in which the race detector found something.
 const raceCode = 66
 
-// environ is the environment in which the program runs: nothing of the user's, so that no credentials or settings of this machine play a part.
+// environ is the environment in which the program runs: nothing of the user's, so that no
+// credentials or settings of this machine play a part.
 func environ(home string) []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(), fmt.Sprintf("GORACE=halt_on_error=1 exitcode=%d", raceCode)}
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(),
+		fmt.Sprintf("GORACE=halt_on_error=1 exitcode=%d", raceCode),
+	}
 }
 
-// raced are the tests, by the beginnings of their names, that run the program with the race detector:
-// those in which several processes, or many readers, use it at once. The others would find nothing
-// with it, in ten times the time.
+// raced are the tests, by the beginnings of their names, that run the program with the race
+// detector: those in which several processes, or many readers, use it at once. The others would
+// find nothing with it, in ten times the time.
 var raced = []string{
-	"TestMatrix/oci-dir/", "TestMatrix/http/", "TestMatrix/path/", "TestThreeProcessesFetchOnce", "TestKilledMountIsReplaced",
-	"TestNoDescriptorsLeak", "TestRegistryThatIsDown", "TestFlippedByteInCache", "TestFaultsThatPassDoNotShow",
+	"TestMatrix/oci-dir/", "TestMatrix/http/", "TestMatrix/path/", "TestThreeProcessesFetchOnce",
+	"TestKilledMountIsReplaced", "TestNoDescriptorsLeak", "TestRegistryThatIsDown", "TestFlippedByteInCache",
+	"TestFaultsThatPassDoNotShow",
 }
 
 // command prepares a run of the program, which dies with the test.
@@ -107,8 +113,8 @@ var (
 	mine   = map[string]bool{}
 )
 
-// mount starts the program on a new folder and returns when it says that it has mounted. Arguments are flags and NAME=REF. The end of the
-// test unmounts, and fails if the program does not end well.
+// mount starts the program on a new folder and returns when it says that it has mounted. Arguments
+// are flags and NAME=REF. The end of the test unmounts, and fails if the program does not end well.
 func mount(t testing.TB, args ...string) *mounted {
 	t.Helper()
 	return mountOn(t, t.TempDir(), args...)
@@ -253,7 +259,8 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// eventually asks until it is so, for things that another process does in its own time and tells nobody of.
+// eventually asks until it is so, for things that another process does in its own time and tells
+// nobody of.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	if !within(patience, is) {

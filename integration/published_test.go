@@ -96,8 +96,9 @@ func publish(t *testing.T) *published {
 	return p
 }
 
-// push puts one of them into the registry and the layout folder: a tar layer as an ordinary image (podman's first design), a raw disk as a
-// manifest of one layer, a qcow2 as podman 5 does it, beside other architectures' in an index.
+// push puts one of them into the registry and the layout folder: a tar layer as an ordinary image
+// (podman's first design), a raw disk as a manifest of one layer, a qcow2 as podman 5 does it,
+// beside other architectures' in an index.
 func (p *published) push(ctx context.Context, t *testing.T, format, kind string, how image.Kind) {
 	t.Helper()
 	file := p.files[format+"/"+kind]

@@ -24,8 +24,8 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// A rangeServer serves one file by HTTP and knows which of its bytes were sent how often. It can stand still, so that clients are in the middle
-// of what they do.
+// A rangeServer serves one file by HTTP and knows which of its bytes were sent how often. It can
+// stand still, so that clients are in the middle of what they do.
 type rangeServer struct {
 	*image.Server
 	path string // of the file on the server
@@ -47,7 +47,8 @@ type stretch struct{ start, end int64 }
 
 var rangeForm = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
 
-// serveRanges serves file. From stopAfter bytes on, if that is not 0, every answer waits until release is called.
+// serveRanges serves file. From stopAfter bytes on, if that is not 0, every answer waits until
+// release is called.
 func serveRanges(t testing.TB, file string, stopAfter int64) *rangeServer {
 	t.Helper()
 	s := watch(t, http.FileServer(http.Dir(filepath.Dir(file))), stopAfter)
@@ -55,7 +56,8 @@ func serveRanges(t testing.TB, file string, stopAfter int64) *rangeServer {
 	return s
 }
 
-// serveRegistry serves file as the only layer of an image, in a process of docker-registry; only the blob is counted and waits.
+// serveRegistry serves file as the only layer of an image, in a process of docker-registry; only
+// the blob is counted and waits.
 func serveRegistry(t testing.TB, file string, stopAfter int64) (s *rangeServer, ref string) {
 	t.Helper()
 	l := newLibrary(t)

@@ -9,10 +9,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// opening is how many bytes at each end of a blob every process may read, to see what it is: magic numbers in front, tables behind.
+// opening is how many bytes at each end of a blob every process may read, to see what it is: magic
+// numbers in front, tables behind.
 const opening = 64 << 10
 
-// randomDisk makes a disk of size bytes, all of them random, so that a compressed blob is as large, and a blob of it. It returns both paths.
+// randomDisk makes a disk of size bytes, all of them random, so that a compressed blob is as large,
+// and a blob of it. It returns both paths.
 func randomDisk(t *testing.T, size int, kind image.Kind) (raw, blob string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -29,7 +31,8 @@ func randomDisk(t *testing.T, size int, kind image.Kind) (raw, blob string) {
 	return raw, blob
 }
 
-// frontOf is how much of its front a kind is recognized by. One frame is looked into at a few places, to see that it is one.
+// frontOf is how much of its front a kind is recognized by. One frame is looked into at a few
+// places, to see that it is one.
 var frontOf = map[image.Kind]int64{image.Plain: opening, image.ZstdSeekTable: opening, image.XZBlocks: opening, image.ZstdOneFrame: 512 << 10}
 
 // TestThreeProcessesFetchOnce lets two daemons and a copy loose on one image with one cache folder.

@@ -29,10 +29,10 @@ const (
 	oneSpan = 3*soakSpan + opening
 )
 
-// TestSoak kills the program, and damages its local state, again and again over one cache folder for
-// each codec and use. No byte may be wrong, no read may fail, nothing may be left, and few bytes may
-// be fetched again. MACHINEFS_SEED repeats a run, MACHINEFS_ROUNDS is the number of kills and of
-// damages (200).
+// TestSoak kills the program, and damages its local state, again and again over one cache folder
+// for each codec and use. No byte may be wrong, no read may fail, nothing may be left, and few
+// bytes may be fetched again. MACHINEFS_SEED repeats a run, MACHINEFS_ROUNDS is the number of kills
+// and of damages (200).
 func TestSoak(t *testing.T) {
 	seed, rounds := uint64(time.Now().UnixNano()), 200
 	if text := os.Getenv("MACHINEFS_SEED"); text != "" {
@@ -56,8 +56,11 @@ func TestSoak(t *testing.T) {
 		for j, use := range []string{"copy", "mount"} {
 			t.Run(string(kind)+"/"+use, func(t *testing.T) {
 				t.Parallel()
-				s := &soak{t: t, disk: disk, server: l.watch(t, 0), cache: t.TempDir(), dir: t.TempDir(),
-					mount: use == "mount", rnd: rand.New(rand.NewPCG(seed, uint64(2*i+j))), cost: map[string][]int64{}, older: map[string][]byte{}}
+				s := &soak{
+					t: t, rnd: rand.New(rand.NewPCG(seed, uint64(2*i+j))), disk: disk, server: l.watch(t, 0),
+					cache: t.TempDir(), dir: t.TempDir(), mount: use == "mount",
+					cost: map[string][]int64{}, older: map[string][]byte{},
+				}
 				s.ref = "docker://" + s.server.Addr + "/" + repository + ":1"
 				for range rounds {
 					s.kill()
@@ -87,8 +90,8 @@ type soak struct {
 	older map[string][]byte  // state files as they were at some time
 }
 
-// kill uses the image until a number of bytes was fetched, and ends the program there. An image that
-// is complete then is thrown away, so that there is something to fetch.
+// kill uses the image until a number of bytes was fetched, and ends the program there. An image
+// that is complete then is thrown away, so that there is something to fetch.
 func (s *soak) kill() {
 	before, _ := s.server.again(0)
 	hold, reached := s.server.holds(s.server.bytes.Load() + 1 + s.rnd.Int64N(s.disk.size/3))
@@ -183,8 +186,8 @@ func overwrite(path string, p []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// damages are how a file of the local state may come to be wrong. Nil removes it. Small ones reach one
-// page of 4 KiB only.
+// damages are how a file of the local state may come to be wrong. Nil removes it. Small ones reach
+// one page of 4 KiB only.
 var damages = []struct {
 	name   string
 	small  bool
@@ -237,8 +240,8 @@ var damages = []struct {
 	}},
 }
 
-// use makes a copy, or mounts the image and reads all of it, until reached is closed: the program is
-// killed then, and use returns false.
+// use makes a copy, or mounts the image and reads all of it, until reached is closed: the program
+// is killed then, and use returns false.
 func (s *soak) use(reached <-chan struct{}) (complete bool) {
 	args := []string{"--cache", s.cache, "--span", strconv.Itoa(soakSpan), "--stall-timeout", "30s"}
 	if s.mount {
@@ -325,7 +328,8 @@ func (s *soak) tell() {
 	}
 	slices.Sort(causes)
 	var text strings.Builder
-	fmt.Fprintf(&text, "bytes fetched again, of a blob of %d:\n%-44s %6s %10s %10s %10s\n", s.disk.size, "cause", "times", "half", "9 of 10", "most")
+	fmt.Fprintf(&text, "bytes fetched again, of a blob of %d:\n", s.disk.size)
+	fmt.Fprintf(&text, "%-44s %6s %10s %10s %10s\n", "cause", "times", "half", "9 of 10", "most")
 	for _, cause := range causes {
 		n := s.cost[cause]
 		slices.Sort(n)

@@ -41,7 +41,8 @@ type compressor struct {
 	argv   []string // a tool that writes to standard output; extra options and then the source are appended
 }
 
-// Podman's own level is -14. -9 has the same window (4 MiB) and frame layout, is 1 % larger and takes a fifth of the time.
+// Podman's own level is -14. -9 has the same window (4 MiB) and frame layout, is 1 % larger and
+// takes a fifth of the time.
 var compressors = map[Kind]compressor{
 	ZstdOneFrame: {".zst", []string{"zstd", "-q", "-c", "-T0", "-9"}},
 	ZstdFrames:   {".zst", []string{"split", "--bytes=1M", "--filter=zstd -q -c -3"}},
@@ -64,8 +65,8 @@ func (k Kind) Suffix() string {
 	return compressors[k].suffix
 }
 
-// Compress writes src to dst in the way of kind. Extra options (a level, a block size) go to the tool after its own, for the kinds
-// that are one tool's work.
+// Compress writes src to dst in the way of kind. Extra options (a level, a block size) go to the
+// tool after its own, for the kinds that are one tool's work.
 func Compress(ctx context.Context, kind Kind, src, dst string, extra ...string) error {
 	switch kind {
 	case Plain:
@@ -146,7 +147,8 @@ func compressLayer(ctx context.Context, src, dst string, extra []string) error {
 	return err
 }
 
-// ToQCOW2 converts the raw disk src. With compressed, each cluster is deflated, as Debian's and Ubuntu's cloud images are.
+// ToQCOW2 converts the raw disk src. With compressed, each cluster is deflated, as Debian's and
+// Ubuntu's cloud images are.
 func ToQCOW2(ctx context.Context, src, dst string, compressed bool) error {
 	args := []string{"convert", "-f", "raw", "-O", "qcow2"}
 	if compressed {

@@ -25,7 +25,8 @@ func source(t *testing.T) string {
 	return path
 }
 
-// TestCompressMakesWhatItsKindSays decodes each kind with the usual tool and asks that tool for the structure.
+// TestCompressMakesWhatItsKindSays decodes each kind with the usual tool and asks that tool for the
+// structure.
 func TestCompressMakesWhatItsKindSays(t *testing.T) {
 	src := source(t)
 	want, err := os.ReadFile(src)

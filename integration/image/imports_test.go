@@ -6,9 +6,10 @@ import (
 	"testing"
 )
 
-// TestImportGraph holds the packages to a star: cmd/machinefs knows the five below it, and none of these knows another. Tests of all may use
-// integration/readtest, which knows the standard library alone and whose own tests know all. It lives with the test images because every
-// other folder is one of the packages it judges.
+// TestImportGraph holds the packages to a star: cmd/machinefs knows the five below it, and none of
+// these knows another. Tests of all may use integration/readtest, which knows the standard library
+// alone and whose own tests know all. It lives with the test images because every other folder is
+// one of the packages it judges.
 func TestImportGraph(t *testing.T) {
 	const module = "github.com/machinefs/machinefs/"
 	const contract = module + "integration/readtest"

@@ -43,7 +43,8 @@ func bounds(t *testing.T, r Reader) {
 		ok  bool
 	}{
 		{0, 0, true}, {size, 0, true}, {size - 1, 1, true}, {size, 1, false}, {size - 1, 2, false}, {-1, 1, false},
-		{-1, 2, false}, {size + 1, 0, false}, {-1, 0, false}, {1 << 62, 1, false}, {1<<63 - 1, 8, false}, {-1 << 63, 8, false},
+		{-1, 2, false}, {size + 1, 0, false}, {-1, 0, false},
+		{1 << 62, 1, false}, {1<<63 - 1, 8, false}, {-1 << 63, 8, false},
 	} {
 		if err := r.ReadAt(context.Background(), make([]byte, c.n), c.off); (err == nil) != c.ok {
 			t.Errorf("read %d bytes at %d of %d: the error is %v, wanted one: %v", c.n, c.off, size, err, !c.ok)
@@ -82,7 +83,8 @@ func check(t *testing.T, r Reader, want []byte, off, n int) {
 	if !bytes.Equal(p[around:around+n], want[off:off+n]) {
 		t.Errorf("read %d bytes at %d: wrong bytes", n, off)
 	}
-	if untouched := bytes.Repeat([]byte{0xA5}, around); !bytes.Equal(p[:around], untouched) || !bytes.Equal(p[around+n:], untouched) {
+	untouched := bytes.Repeat([]byte{0xA5}, around)
+	if !bytes.Equal(p[:around], untouched) || !bytes.Equal(p[around+n:], untouched) {
 		t.Errorf("read %d bytes at %d: bytes beside them were changed", n, off)
 	}
 }
@@ -178,8 +180,8 @@ func (s *Source) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // CheckBroken breaks the source that r reads from: every read gives right bytes or the source's
-// error, and right bytes again once the source works. R may have nothing of the last quarter of want
-// yet, so that the source is asked.
+// error, and right bytes again once the source works. R may have nothing of the last quarter of
+// want yet, so that the source is asked.
 func CheckBroken(t *testing.T, r Reader, want []byte, src *Source) {
 	t.Helper()
 	src.Broken.Store(true)

@@ -81,7 +81,8 @@ func TestBlobs(t *testing.T) {
 	}
 	t.Cleanup(client.Close)
 	for name, ref := range map[string]string{
-		"file": path, "web": "http://" + web.Addr + "/disk.raw", "registry": registry.Addr + "/vm/disk:1", "layout": "oci-dir://" + layout + ":1",
+		"file": path, "web": "http://" + web.Addr + "/disk.raw",
+		"registry": registry.Addr + "/vm/disk:1", "layout": "oci-dir://" + layout + ":1",
 	} {
 		t.Run(name, func(t *testing.T) {
 			im, err := client.Resolve(t.Context(), ref, blobfetch.Select{})
@@ -135,7 +136,8 @@ func TestStreamsThroughTheCache(t *testing.T) {
 // stream peels the only layer off a blob.
 func stream(t *testing.T, src *readtest.Source) *seekable.Stream {
 	t.Helper()
-	l, err := seekable.Peel(t.Context(), src, seekable.Options{Span: 256 << 10, Index: filepath.Join(t.TempDir(), "index")})
+	opt := seekable.Options{Span: 256 << 10, Index: filepath.Join(t.TempDir(), "index")}
+	l, err := seekable.Peel(t.Context(), src, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +209,8 @@ func TestMembers(t *testing.T) {
 // TestDisks reads image files of every format.
 func TestDisks(t *testing.T) {
 	for format, options := range map[string][]string{
-		"raw": nil, "qcow2": nil, "qcow2 compressed": {"-c"}, "vdi": nil, "vhdx": nil, "vmdk": nil, "vpc": {"-o", "force_size=on"},
+		"raw": nil, "qcow2": nil, "qcow2 compressed": {"-c"}, "vdi": nil, "vhdx": nil, "vmdk": nil,
+		"vpc": {"-o", "force_size=on"},
 	} {
 		t.Run(format, func(t *testing.T) {
 			path, want := file(t)
