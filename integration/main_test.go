@@ -56,12 +56,17 @@ func provide(variable string, flags ...string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
-	make := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "../cmd/machinefs")...)
 	if built := os.Getenv(variable); built != "" {
-		make = exec.Command("cp", "--", built, path)
+		// Read by the tests themselves, so that go test knows that its kept results depend on it.
+		p, err := os.ReadFile(built)
+		if err != nil {
+			return "", err
+		}
+		return path, os.WriteFile(path, p, 0o755)
 	}
-	if said, err := make.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(make.Args, " "), err, said)
+	build := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "../cmd/machinefs")...)
+	if said, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(build.Args, " "), err, said)
 	}
 	return path, nil
 }
