@@ -44,8 +44,8 @@ var uses = []use{
 	{"8 readers forward", 8, forward}, {"8 readers backward", 8, backward}, {"8 readers at random", 8, shuffled},
 }
 
-// TestNoByteIsFetchedTwice counts at the server, for every codec and use, what it takes to get all
-// of an image once: in small spans, and of a stream that is much larger than what is read ahead.
+// TestNoByteIsFetchedTwice counts at the server, for every codec and use, the bytes that it takes
+// to get all of an image once: in small spans, and of a stream much longer than the read-ahead.
 func TestNoByteIsFetchedTwice(t *testing.T) {
 	t.Parallel()
 	l := newLibrary(t)

@@ -111,8 +111,8 @@ ls -A out
 exit $code
 `
 
-// TestAFullLocalDiskIsExitCode8: what the local disk has no room for is exit code 8, is said once
-// and leaves nothing, or goes on without being kept.
+// TestAFullLocalDiskIsExitCode8 has no room for the output or for the cache: exit code 8, a cause,
+// and no file. A copy may also go on without keeping anything.
 func TestAFullLocalDiskIsExitCode8(t *testing.T) {
 	t.Parallel()
 	for _, place := range []string{"cache", "out"} {

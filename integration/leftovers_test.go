@@ -15,7 +15,8 @@ import (
 // temporary matches the names of files that no process means to leave.
 var temporary = []string{".machinefs-*", "*.tmp", ".new-*", "*.new", "*.part", ".tmp-*"}
 
-// leftovers lists what was left below a folder that no process uses any more.
+// leftovers lists the files that killed processes left below a folder that no process uses any
+// more.
 func leftovers(t testing.TB, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -128,7 +129,7 @@ func TestAKilledCopyOfOneSpanGainsSomething(t *testing.T) {
 	t.Parallel()
 	const (
 		stretch = 3 << 20        // bytes of the blob that each run gets
-		rate    = 20_000_000 / 8 // bytes per second of the server, so that what was sent is decoded, too
+		rate    = 20_000_000 / 8 // bytes per second of the server, slow enough that bytes are decoded as they come
 	)
 	kinds := []image.Kind{image.XZOneBlock}
 	if soaking {
@@ -176,7 +177,7 @@ func TestAKilledCopyOfOneSpanGainsSomething(t *testing.T) {
 	}
 }
 
-// TestEveryRunLeavesACacheThatCanBeListed: what the kills above leave is listed as what it is.
+// TestEveryRunLeavesACacheThatCanBeListed compares the list with the bytes that a killed copy left.
 func TestEveryRunLeavesACacheThatCanBeListed(t *testing.T) {
 	t.Parallel()
 	disk := mixed(t, 12<<20, image.ZstdOneFrame)

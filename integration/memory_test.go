@@ -68,8 +68,8 @@ func TestMemoryIsBoundedForAllImagesTogether(t *testing.T) {
 	}
 }
 
-// readAtOnce reads from images, which have the same content, at the same time: near the end, so that
-// all before it has to be walked, and then here and there.
+// readAtOnce reads from images, which have the same content, at the same time: near the end, so
+// that all before it has to be walked, and then here and there.
 func readAtOnce(t *testing.T, m *mounted, images int, want []byte) {
 	t.Helper()
 	var g errgroup.Group

@@ -124,7 +124,7 @@ func openBelow(t testing.TB, pid int, dir string) (list []string) {
 }
 
 // TestSeveralFramesAreTheWholeStream opens streams of several zstd frames of which the first states
-// its size: they are what `zstd -dc` gives, at once and again.
+// its size: they are the bytes that `zstd -dc` gives, at once and again.
 func TestSeveralFramesAreTheWholeStream(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -105,7 +105,7 @@ func (s *soak) kill() {
 	}
 }
 
-// empty checks what a complete cache looks like, and empties it.
+// empty looks for leftovers in a complete cache, and empties it.
 func (s *soak) empty() {
 	if left := leftovers(s.t, s.cache); len(left) > 0 {
 		s.t.Errorf("in the cache are %v", left)

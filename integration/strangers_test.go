@@ -16,7 +16,7 @@ import (
 // nobody is the user that owns nothing.
 const nobody = 65534
 
-// TestACacheThatOthersOwnOrMayWriteIsRefused: what lies in it may be anybody's.
+// TestACacheThatOthersOwnOrMayWriteIsRefused: its files may be anybody's.
 func TestACacheThatOthersOwnOrMayWriteIsRefused(t *testing.T) {
 	t.Parallel()
 	disk := mixed(t, 1<<20, image.ZstdSeekTable)

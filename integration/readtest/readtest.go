@@ -34,7 +34,7 @@ func Check(t *testing.T, r Reader, want []byte) {
 	t.Run("given up", func(t *testing.T) { givenUp(t, r, want) })
 }
 
-// bounds reads what is not there: it fails, and an empty read within the size does not.
+// bounds reads beyond both ends, which fails, and nothing within the size, which does not.
 func bounds(t *testing.T, r Reader) {
 	size := r.Size()
 	for _, c := range []struct {

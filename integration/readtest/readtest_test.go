@@ -120,7 +120,7 @@ func TestStreamsThroughTheCache(t *testing.T) {
 			if kind != image.ZstdSeekTable && kind != image.XZBlocks {
 				return
 			}
-			// Formats with a table read nothing ahead of what is asked for.
+			// Formats with a table read nothing ahead, so that the source is asked again.
 			again := through(t, stream(t, src), len(want))
 			readtest.CheckBroken(t, again, want, src)
 		})

@@ -1,4 +1,4 @@
-// Command slowest reads `go test -json` from standard input and prints what go test prints without
+// Command slowest reads `go test -json` from standard input and prints it as go test does without
 // -json, then the ten slowest tests. It judges nothing: the exit code is go test's to give.
 package main
 
@@ -25,7 +25,7 @@ type event struct {
 // A line is one that a test, or a package ("" as the test), has written.
 type line struct{ test, text string }
 
-// A report is what is known of all packages.
+// A report collects the events of all packages.
 type report struct {
 	lines  map[string][]line          // by package, until the package has ended
 	passed map[string]map[string]bool // by package and test
@@ -84,8 +84,8 @@ func (r *report) add(text string, out io.Writer) {
 	}
 }
 
-// end prints what a package that has ended has to tell: all of the tests that did not pass, and its
-// own closing lines.
+// end prints the lines of a package that has ended: those of tests that did not pass, and its own
+// closing ones.
 func (r *report) end(pkg string, out io.Writer) {
 	for _, l := range r.lines[pkg] {
 		switch {
