@@ -128,15 +128,15 @@ func killAt(t testing.TB, reached <-chan struct{}, args ...string) (killed bool)
 func TestAKilledCopyOfOneSpanGainsSomething(t *testing.T) {
 	t.Parallel()
 	const (
-		stretch = 3 << 20        // bytes of the blob that each run gets
-		rate    = 20_000_000 / 8 // bytes per second of the server, slow enough that bytes are decoded as they come
+		rate    = 20_000_000 / 8 // bytes per second of the server: they are decoded as they come
+		stretch = rate * 3 / 2   // bytes of the blob that each run gets
 	)
 	kinds := []image.Kind{image.XZOneBlock}
 	if soaking {
 		kinds = []image.Kind{image.XZOneBlock, image.ZstdOneFrame, image.Gzip, image.LZ4}
 	}
 	for _, kind := range kinds {
-		disk := mixed(t, 32<<20, kind)
+		disk := mixed(t, 48<<20, kind)
 		for _, what := range []string{"materialize", "index"} {
 			t.Run(string(kind)+"/"+what, func(t *testing.T) {
 				t.Parallel()
