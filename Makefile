@@ -1,9 +1,10 @@
 # The developer's commands. `make test` is all that CI runs.
 #
 #	make build         bin/machinefs
-#	make check         the fast part: gofmt, vet, staticcheck, import graph
+#	make check         the fast part: gofmt, vet, staticcheck, go.mod, import graph
 #	make test          everything that CI runs
 #	make integration   the tests with real mounts, registries and virtual machines only
+#	make soak          kills, damage and every form of the long tests, for an hour or more; SEED=N repeats a run
 #	make demo          boot a virtual machine from an image in a registry, and see what it cost
 #	make fuzz          each fuzz target for FUZZTIME
 #	make bench         benchmarks, as ratios to other tools
@@ -14,11 +15,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: build check test integration demo fuzz bench deps go packages fuse clean
+.PHONY: build check test integration soak raced demo fuzz bench deps go packages fuse clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
+ROUNDS ?= 200
+SEED ?=
 
 # A Go that `make deps` fetched comes first, the usual place of Go's own archive last. sbin holds mkfs and sfdisk, which an ordinary user's PATH lacks.
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -33,23 +36,55 @@ check: go
 		exit 1
 	fi
 	go vet ./...
+	go vet -tags soak ./integration
 	go run $(STATICCHECK) ./...
+	go mod tidy -diff
 	go test -run '^TestImportGraph$$' ./integration/image
 
-# These packages start no goroutine: the race detector would find nothing there, in ten times the time.
-SERIAL := ./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4
+# Nothing is concurrent in these packages, or it is in a program that they start: the race detector would find nothing, in ten times the time.
+SERIAL := ./integration ./integration/image ./integration/slowest ./integration/bench ./integration/demo \
+	./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4 ./seekable/internal/codec ./seekable/internal/codectest
 
-# The longest package takes minutes on two cores; one that hangs must fail well before CI gives up on everything.
-test: deps build check
-	go test -timeout 20m $(SERIAL)
-	go test -race -timeout 20m $$(go list ./... | grep -v -F $(foreach p,$(SERIAL),-e $(p:./%=/%)))
+# In these packages some things are concurrent. They are tested without the race detector, and with it but for the tests that only sweep.
+MIXED := ./seekable/... ./disk/...
+SWEEPS := Damaged|Forged|Flip|Truncated|Every|QemuIO|Converted
 
-integration: deps build
-	go test -race -timeout 20m ./integration/...
+# list prints the packages of $(1) that are not among $(2).
+list = $$(go list $(1) | grep -v -F -x "$$(go list $(2))")
+
+# The programs of the integration tests: as it is released, and with the race detector for what is concurrent in it.
+RACED := .cache/machinefs-race
+PROGRAMS := MACHINEFS=$(CURDIR)/bin/machinefs MACHINEFS_RACE=$(CURDIR)/$(RACED)
+
+raced: build
+	mkdir -p .cache
+	go build -race -o $(RACED) ./cmd/machinefs
+
+# All packages are tested, also when one fails. One that hangs must fail well before CI gives up. The longest package comes first.
+test: deps build check raced
+	status=$$(mktemp)
+	{
+		$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -json -timeout 15m $(SERIAL) $(call list,$(MIXED),$(SERIAL)) || echo failed >>$$status
+		go test -race -json -timeout 15m $(call list,./...,$(SERIAL) $(MIXED)) || echo failed >>$$status
+		go test -race -json -timeout 15m -skip '$(SWEEPS)' $(call list,$(MIXED),$(SERIAL)) || echo failed >>$$status
+	} | go run ./integration/slowest
+	if [ -s $$status ]; then
+		rm -f $$status
+		exit 1
+	fi
+	rm -f $$status
+
+integration: deps build raced
+	$(PROGRAMS) CGO_ENABLED=0 go test -trimpath -timeout 15m ./integration/...
+
+soak: deps build raced
+	$(PROGRAMS) MACHINEFS_SEED=$(SEED) MACHINEFS_ROUNDS=$(ROUNDS) CGO_ENABLED=0 go test -trimpath -tags soak -timeout 12h -v \
+		-run '^(TestSoak|TestMatrix|TestAWrongIndexDoesNoHarm|TestNoByteIsFetchedTwice|TestDiskUseIsBoundedWhileItGrows|TestAKilledCopyOfOneSpanGainsSomething)' ./integration
 
 demo: deps build
 	go run ./integration/demo
 
+# To minimize an input of some MiB takes longer than FUZZTIME: ten attempts are enough.
 fuzz: go
 	@for package in $$(go list ./...); do
 		for target in $$(go test -list '^Fuzz' "$$package" | grep '^Fuzz' || true); do

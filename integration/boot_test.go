@@ -8,8 +8,10 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestBoot lets qemu boot from a mounted image in a registry. The guest checks the files that it reads.
+// TestBoot lets qemu boot from a mounted image in a registry. The guest checks the files that it
+// reads.
 func TestBoot(t *testing.T) {
+	t.Parallel()
 	cache, err := image.CacheDir()
 	if err != nil {
 		t.Fatal(err)

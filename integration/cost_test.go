@@ -10,8 +10,10 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestOneReadOfALargeDisk counts what 4 KiB in the middle of 8 GiB cost: metadata, one frame, and the requests for both.
+// TestOneReadOfALargeDisk counts what 4 KiB in the middle of 8 GiB cost: metadata, one frame, and
+// the requests for both.
 func TestOneReadOfALargeDisk(t *testing.T) {
+	t.Parallel()
 	const (
 		most     = 64 << 10 // bytes of metadata
 		slack    = 1 << 10  // the first bytes of the blob, and the manifest

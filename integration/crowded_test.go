@@ -11,8 +11,9 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// crowded mounts a small tmpfs as the cache folder, in a mount namespace of its own, and reads an image that is larger: from a mount and
-// by a copy. Arguments: the program, a work folder, the reference.
+// crowded mounts a small tmpfs as the cache folder, in a mount namespace of its own, and reads an
+// image that is larger: from a mount and by a copy. Arguments: the program, a work folder, the
+// reference.
 const crowded = `set -eu
 cd "$2"
 mount -t tmpfs -o size=6m tmpfs cache
@@ -29,8 +30,10 @@ wait
 sha256sum <out.raw
 `
 
-// TestFullCacheDoesNotStopReads: a full disk below the cache means that reads go on without being kept.
+// TestFullCacheDoesNotStopReads: a full disk below the cache means that reads go on without being
+// kept.
 func TestFullCacheDoesNotStopReads(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable, image.ZstdOneFrame} {
 		t.Run(string(kind), func(t *testing.T) {
 			raw, blob := randomDisk(t, 20<<20, kind)
@@ -41,18 +44,7 @@ func TestFullCacheDoesNotStopReads(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			args := []string{"--mount", "--propagation", "private"}
-			if os.Geteuid() != 0 {
-				args = append(args, "--user", "--map-root-user")
-			}
-			path, err := image.Lookup("unshare")
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command(path, append(args, "sh", "-c", crowded, "crowded", program, work, s.url())...)
-			cmd.Env = environ(work)
-			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			r := finish(t, cmd)
+			r := finish(t, inNamespace(t, crowded, program, work, s.url()))
 			if r.code != 0 {
 				t.Fatalf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
 			}
@@ -72,6 +64,7 @@ func TestFullCacheDoesNotStopReads(t *testing.T) {
 
 // TestOrdinaryUser mounts by fusermount3. When the tests run as root, the program runs as nobody.
 func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 4<<20, image.ZstdSeekTable)
 	s := serveRanges(t, blob, 0)
 	if _, err := image.Lookup("fusermount3"); err != nil {
@@ -86,7 +79,6 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const nobody = 65534
 	as := func(cmd *exec.Cmd) *exec.Cmd {
 		cmd.Env = environ(home)
 		if os.Geteuid() == 0 {

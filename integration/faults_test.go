@@ -15,8 +15,10 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// TestRegistryThatIsDown does not stop the mount, nor the other images. Its name works once it is up.
+// TestRegistryThatIsDown does not stop the mount, nor the other images. Its name works once it is
+// up.
 func TestRegistryThatIsDown(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 4<<20, image.ZstdOneFrame)
 	registry, err := image.StartRegistry(t.Context(), t.TempDir())
 	if err != nil {
@@ -67,6 +69,7 @@ func TestRegistryThatIsDown(t *testing.T) {
 
 // TestFlippedByteInCache costs a fetch, and never shows.
 func TestFlippedByteInCache(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable, image.ZstdOneFrame} {
 		t.Run(string(kind), func(t *testing.T) {
 			raw, blob := randomDisk(t, 8<<20, kind)
@@ -99,7 +102,8 @@ func TestFlippedByteInCache(t *testing.T) {
 	}
 }
 
-// flip changes a byte at off in the only file below dir that has size bytes: what is kept of an image.
+// flip changes a byte at off in the only file below dir that has size bytes: what is kept of an
+// image.
 func flip(t *testing.T, dir string, size, off int64) {
 	t.Helper()
 	var found []string
@@ -131,8 +135,10 @@ func flip(t *testing.T, dir string, size, off int64) {
 	}
 }
 
-// TestNoDescriptorsLeak opens, reads, asks and fails, again and again: the daemon has as many open files after many rounds as after the first.
+// TestNoDescriptorsLeak opens, reads, asks and fails, again and again: the daemon has as many open
+// files after many rounds as after the first.
 func TestNoDescriptorsLeak(t *testing.T) {
+	t.Parallel()
 	raw, blob := randomDisk(t, 2<<20, image.ZstdFrames)
 	want, err := os.ReadFile(raw)
 	if err != nil {

@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// hashAgain is what a copy that goes on may fetch a second time, to go on with the digest of the whole.
+// hashAgain is what a copy that goes on may fetch a second time, to go on with the digest of the
+// whole.
 const hashAgain = 8 << 20
 
-// inCache is how many bytes of image files are kept in a cache folder, as another process sees them.
+// inCache is how many bytes of image files are kept in a cache folder, as another process sees
+// them.
 func inCache(t *testing.T, cache string) (present int64) {
 	t.Helper()
 	var list []struct{ Size, Present int64 }
@@ -29,8 +31,10 @@ func inCache(t *testing.T, cache string) (present int64) {
 	return present
 }
 
-// TestKilledCopyGoesOn kills a copy in the middle. What was kept is not fetched again by the next one.
+// TestKilledCopyGoesOn kills a copy in the middle. What was kept is not fetched again by the next
+// one.
 func TestKilledCopyGoesOn(t *testing.T) {
+	t.Parallel()
 	const size = 48 << 20
 	for _, kind := range []image.Kind{image.Plain, image.ZstdSeekTable} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -71,6 +75,7 @@ func TestKilledCopyGoesOn(t *testing.T) {
 
 // TestKilledMountIsReplaced kills a daemon while it is read from, and mounts again where it was.
 func TestKilledMountIsReplaced(t *testing.T) {
+	t.Parallel()
 	const size = 32 << 20
 	raw, blob := randomDisk(t, size, image.ZstdSeekTable)
 	want, err := os.ReadFile(raw)

@@ -11,9 +11,10 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// A large disk of 8 GiB, in units of 1 MiB that are compressed alone. All are zeros but some in the middle, and a few sectors in front, where
-// a disk has its partition table. To compress all of it takes minutes, so the tools compress one unit of each content, and the units
-// and their table are put together here as the tools would.
+// A large disk of 8 GiB, in units of 1 MiB that are compressed alone. All are zeros but some in the
+// middle, and a few sectors in front, where a disk has its partition table. To compress all of it
+// takes minutes, so the tools compress one unit of each content, and the units and their table are
+// put together here as the tools would.
 const (
 	unitSize    = 1 << 20
 	largeUnits  = 8 << 10
@@ -32,7 +33,8 @@ func unitContent(i int) []byte {
 	return nil
 }
 
-// largeDisk writes the disk in the given kind below dir. Frame is the largest compressed unit, table what the kind's own table takes.
+// largeDisk writes the disk in the given kind below dir. Frame is the largest compressed unit,
+// table what the kind's own table takes.
 func largeDisk(t *testing.T, dir string, kind image.Kind) (file string, frame, table int64) {
 	t.Helper()
 	zeros := make([]byte, unitSize)
@@ -128,6 +130,7 @@ func joinBlocks(files [][]byte) (file []byte, table int64) {
 
 // TestLargeDisksAreReal lets the tools that made the units read what was put together of them.
 func TestLargeDisksAreReal(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file, _, _ := largeDisk(t, dir, image.XZBlocks)
 	list := tool(t, "", "xz", "--list", "--robot", file)

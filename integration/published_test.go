@@ -14,12 +14,15 @@ import (
 // formats are the image files that the source disk is made into.
 var formats = []string{"raw", "qcow2", "qcow2c"}
 
-// kinds are the ways in which each of them is compressed, by the name that references have for them.
-var kinds = []struct {
-	name string
+// A way is one in which an image file is compressed.
+type way struct {
+	name string // that references have for it
 	kind image.Kind
-	is   string // what machinefs peels off, before the image file
-}{
+	is   string // the layers that machinefs peels off, before the image file
+}
+
+// kinds are the ways in which each of the image files is compressed.
+var kinds = []way{
 	{"none", image.Plain, ""},
 	{"zstd-table", image.ZstdSeekTable, "zstd > "},
 	{"zstd-frames", image.ZstdFrames, "zstd > "},
@@ -93,8 +96,9 @@ func publish(t *testing.T) *published {
 	return p
 }
 
-// push puts one of them into the registry and the layout folder: a tar layer as an ordinary image (podman's first design), a raw disk as a
-// manifest of one layer, a qcow2 as podman 5 does it, beside other architectures' in an index.
+// push puts one of them into the registry and the layout folder: a tar layer as an ordinary image
+// (podman's first design), a raw disk as a manifest of one layer, a qcow2 as podman 5 does it,
+// beside other architectures' in an index.
 func (p *published) push(ctx context.Context, t *testing.T, format, kind string, how image.Kind) {
 	t.Helper()
 	file := p.files[format+"/"+kind]

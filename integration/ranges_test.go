@@ -1,8 +1,12 @@
 package integration
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -20,14 +24,16 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// A rangeServer serves one file by HTTP and knows which of its bytes were sent how often. It can stand still, so that clients are in the middle
-// of what they do.
+// A rangeServer serves one file by HTTP and knows which of its bytes were sent how often. It can
+// stand still, so that clients are in the middle of what they do.
 type rangeServer struct {
 	*image.Server
 	path string // of the file on the server
 
-	mu   sync.Mutex
-	sent []stretch
+	mu     sync.Mutex
+	sent   []stretch
+	faults []*fault
+	seen   func() // is called after each MiB that was sent, and before the next; may be nil
 
 	bytes atomic.Int64
 	stop  atomic.Int64  // answers wait from here on; 0: never
@@ -41,35 +47,35 @@ type stretch struct{ start, end int64 }
 
 var rangeForm = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
 
-// serveRanges serves file. From stopAfter bytes on, if that is not 0, every answer waits until release is called.
-func serveRanges(t *testing.T, file string, stopAfter int64) *rangeServer {
+// serveRanges serves file. From stopAfter bytes on, if that is not 0, every answer waits until
+// release is called.
+func serveRanges(t testing.TB, file string, stopAfter int64) *rangeServer {
 	t.Helper()
 	s := watch(t, http.FileServer(http.Dir(filepath.Dir(file))), stopAfter)
 	s.path = "/" + filepath.Base(file)
 	return s
 }
 
-// serveRegistry serves file as the only layer of an image, in a process of docker-registry; only the blob is counted and waits.
-func serveRegistry(t *testing.T, file string, stopAfter int64) (s *rangeServer, ref string) {
+// serveRegistry serves file as the only layer of an image, in a process of docker-registry; only
+// the blob is counted and waits.
+func serveRegistry(t testing.TB, file string, stopAfter int64) (s *rangeServer, ref string) {
 	t.Helper()
-	registry, err := image.StartRegistry(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { registry.Stop() })
-	what, err := image.Single(image.Disk{File: file, Title: filepath.Base(file)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := image.Push(t.Context(), registry.Direct+"/vm/disk:1", what); err != nil {
-		t.Fatal(err)
-	}
-	s = watch(t, httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: registry.Direct}), stopAfter)
+	l := newLibrary(t)
+	l.push(t, "vm/disk:1", file)
+	s = l.watch(t, stopAfter)
 	return s, "docker://" + s.Addr + "/vm/disk:1"
 }
 
+// watch puts a server of its own before the registry.
+func (l *library) watch(t testing.TB, stopAfter int64) *rangeServer {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: l.registry.Direct})
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	return watch(t, proxy, stopAfter)
+}
+
 // watch puts a rangeServer before h. What is no file and no blob passes unwatched.
-func watch(t *testing.T, h http.Handler, stopAfter int64) *rangeServer {
+func watch(t testing.TB, h http.Handler, stopAfter int64) *rangeServer {
 	t.Helper()
 	s := &rangeServer{still: make(chan struct{}), gate: make(chan struct{})}
 	s.stop.Store(stopAfter)
@@ -87,7 +93,13 @@ func watch(t *testing.T, h http.Handler, stopAfter int64) *rangeServer {
 				return
 			}
 		}
-		h.ServeHTTP(&recorder{ResponseWriter: w, s: s}, r)
+		for _, f := range s.injected() {
+			if f.refuse != nil && f.take() {
+				f.refuse(w, r)
+				return
+			}
+		}
+		h.ServeHTTP(&recorder{ResponseWriter: w, s: s, ctx: r.Context()}, r)
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +120,8 @@ func (s *rangeServer) release() {
 type recorder struct {
 	http.ResponseWriter
 	s    *rangeServer
-	next int64 // where the next byte to be written is in the file; -1: this is no part of it
+	ctx  context.Context // of the request that this response ends
+	next int64           // where the next byte to be written is in the file; -1: this is no part of it
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -126,15 +139,34 @@ func (r *recorder) WriteHeader(code int) {
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (r *recorder) Write(p []byte) (int, error) {
+	if r.next >= 0 {
+		p = bytes.Clone(p)
+		for _, f := range r.s.injected() {
+			if f.pass != nil {
+				f.pass(r.ctx, p, r.next)
+			}
+		}
+	}
 	n, err := r.ResponseWriter.Write(p)
 	if r.next >= 0 && n > 0 {
 		r.s.mu.Lock()
 		r.s.sent = append(r.s.sent, stretch{r.next, r.next + int64(n)})
 		r.s.mu.Unlock()
 		r.next += int64(n)
-		r.s.bytes.Add(int64(n))
+		if total := r.s.bytes.Add(int64(n)); total>>20 != (total-int64(n))>>20 {
+			r.s.look()
+		}
 	}
 	return n, err
+}
+
+// look calls seen, one call at a time.
+func (s *rangeServer) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen != nil {
+		s.seen()
+	}
 }
 
 // again is how many bytes at or behind from were sent more than once, and which.

@@ -19,7 +19,8 @@ const (
 	largestReads = 256 << 10
 )
 
-// readRandomly reads file with parallel readers at random offsets, half of them with O_DIRECT, and compares with want.
+// readRandomly reads file with parallel readers at random offsets, half of them with O_DIRECT, and
+// compares with want.
 func readRandomly(t *testing.T, file string, want []byte) {
 	t.Helper()
 	var all sync.WaitGroup

@@ -17,8 +17,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestScripts runs the scenarios of the command line. Each is a file of testdata/script in the language of
-// https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript, with these commands of ours:
+// TestScripts runs the scenarios of the command line. Each is a file of testdata/script in the
+// language of https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript, with these commands of
+// ours:
 //
 //	exits CODE machinefs ARGS…   run the program to its end and expect this exit code
 //	disk FILE SIZE               make a disk of SIZE MiB: a quarter random bytes, a quarter text, and zeros
@@ -31,8 +32,9 @@ import (
 //	same FILE FILE               expect the same bytes, of files that are too large to be shown
 //	fetched [NUMBER]             expect that so many requests at most reached registry and web server since the last time
 //
-// $REGISTRY and $WEB are HOST:PORT of a registry, and of a web server that serves the script's folder below its own name, $NAME. $DEAD is a
-// HOST:PORT where nobody listens. The program keeps its cache in $CACHE, unless the script says otherwise.
+// $REGISTRY and $WEB are HOST:PORT of a registry, and of a web server that serves the script's
+// folder below its own name, $NAME. $DEAD is a HOST:PORT where nobody listens. The program keeps
+// its cache in $CACHE, unless the script says otherwise.
 func TestScripts(t *testing.T) {
 	work := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -34,7 +34,8 @@ func isMounted(ts *testscript.TestScript, dir string) bool {
 	return false
 }
 
-// smallDisk is a disk without partitions: zeros, a quarter of random bytes, zeros, a quarter of text, zeros.
+// smallDisk is a disk without partitions: zeros, a quarter of random bytes, zeros, a quarter of
+// text, zeros.
 func smallDisk(size int) []byte {
 	rnd := rand.New(rand.NewPCG(3, uint64(size)))
 	disk := make([]byte, size)

@@ -9,10 +9,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// opening is how many bytes at each end of a blob every process may read, to see what it is: magic numbers in front, tables behind.
+// opening is how many bytes at each end of a blob every process may read, to see what it is: magic
+// numbers in front, tables behind.
 const opening = 64 << 10
 
-// randomDisk makes a disk of size bytes, all of them random, so that a compressed blob is as large, and a blob of it. It returns both paths.
+// randomDisk makes a disk of size bytes, all of them random, so that a compressed blob is as large,
+// and a blob of it. It returns both paths.
 func randomDisk(t *testing.T, size int, kind image.Kind) (raw, blob string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -29,11 +31,13 @@ func randomDisk(t *testing.T, size int, kind image.Kind) (raw, blob string) {
 	return raw, blob
 }
 
-// frontOf is how much of its front a kind is recognized by. One frame is looked into at a few places, to see that it is one.
+// frontOf is how much of its front a kind is recognized by. One frame is looked into at a few
+// places, to see that it is one.
 var frontOf = map[image.Kind]int64{image.Plain: opening, image.ZstdSeekTable: opening, image.XZBlocks: opening, image.ZstdOneFrame: 512 << 10}
 
 // TestThreeProcessesFetchOnce lets two daemons and a copy loose on one image with one cache folder.
 func TestThreeProcessesFetchOnce(t *testing.T) {
+	t.Parallel()
 	for kind, size := range map[image.Kind]int{
 		image.Plain: 24 << 20, image.ZstdSeekTable: 24 << 20,
 		image.ZstdOneFrame: 16 << 20, // one span: a walk fetches ahead of the span that it is asked for
@@ -42,9 +46,12 @@ func TestThreeProcessesFetchOnce(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			raw, blob := randomDisk(t, size, kind)
 			s := serveRanges(t, blob, 0)
+			ref := s.url()
+			if kind == image.Plain || kind == image.ZstdOneFrame { // with a digest, which all three verify
+				s, ref = serveRegistry(t, blob, 0)
+			}
 			want := sumOf(t, raw)
 			cache, out := t.TempDir(), filepath.Join(t.TempDir(), "out.raw")
-			ref := s.url()
 			one := mount(t, "--cache", cache, "disk="+ref)
 			two := mount(t, "--cache", cache, "disk="+ref)
 			var g errgroup.Group

@@ -18,7 +18,8 @@ import (
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// The source disk, in bytes: a GPT, an ext4 file system, a partition of raw patterns, the GPT's backup in the last MiB.
+// The source disk, in bytes: a GPT, an ext4 file system, a partition of raw patterns, the GPT's
+// backup in the last MiB.
 const (
 	sourceSize   = 24 << 20
 	fsStart      = 1 << 20

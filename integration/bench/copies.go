@@ -69,7 +69,8 @@ func (b *bench) copies(ctx context.Context) error {
 	return nil
 }
 
-// indexed measures materialize with an index against the tool on a local file, which need not even fetch.
+// indexed measures materialize with an index against the tool on a local file, which need not even
+// fetch.
 func (b *bench) indexed(ctx context.Context) error {
 	for _, v := range b.variants {
 		if v.entry == "" {
@@ -111,7 +112,8 @@ func (b *bench) indexed(ctx context.Context) error {
 	return nil
 }
 
-// race lets all contenders take turns. Each begins with an empty cache and a disk that is not writing any more.
+// race lets all contenders take turns. Each begins with an empty cache and a disk that is not
+// writing any more.
 func (b *bench) race(all []*contender) error {
 	for range b.runs {
 		for _, c := range all {

@@ -1,9 +1,11 @@
-// Command bench holds machinefs against the tools that people use instead, in one run and on the same bytes, and prints ratios: full copies
-// against curl and a decompressor, warm reads of a mounted file against the same file on the local disk, and what cold random reads fetch.
+// Command bench holds machinefs against the tools that people use instead, in one run and on the
+// same bytes, and prints ratios: full copies against curl and a decompressor, warm reads of a
+// mounted file against the same file on the local disk, and what cold random reads fetch.
 //
-// Times mean something on a machine that does nothing else. Every number is the median of several runs; those of the two sides take turns,
-// so that a machine that grows slower or faster does so for both. The network does not limit: the server is this process, on this machine.
-// The test disk is the demo's, of real files; what is made of it is kept below .cache/images.
+// Times mean something on a machine that does nothing else. Every number is the median of several
+// runs; those of the two sides take turns, so that a machine that grows slower or faster does so
+// for both. The network does not limit: the server is this process, on this machine. The test disk
+// is the demo's, of real files; what is made of it is kept below .cache/images.
 package main
 
 import (

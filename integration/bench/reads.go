@@ -47,7 +47,8 @@ const (
 	warmPasses     = 3 // before the measured ones: until the page cache has all, and the kernel the file itself
 )
 
-// warm compares reads of a complete mounted file with the same file on the local disk, both in the page cache.
+// warm compares reads of a complete mounted file with the same file on the local disk, both in the
+// page cache.
 func (b *bench) warm(ctx context.Context) error {
 	v := b.variants[0]
 	cache := filepath.Join(b.work, "warm")

@@ -94,7 +94,8 @@ func (d *demo) bootFile(ctx context.Context, r *row, file, format string, start 
 	return nil
 }
 
-// bootPulled downloads and unpacks the whole image, as one does without machinefs, and boots the qcow2.
+// bootPulled downloads and unpacks the whole image, as one does without machinefs, and boots the
+// qcow2.
 func (d *demo) bootPulled(ctx context.Context, r *row) error {
 	start := time.Now()
 	file := filepath.Join(d.work, "pulled.qcow2")

@@ -1,12 +1,15 @@
-// Command demo shows machinefs' main job end to end on this machine: it makes a small bootable disk of real parts, publishes it in a real registry
-// as podman publishes its machine images, boots qemu from it through a mount, and prints what that cost beside the same boot after
-// a full download.
+// Command demo shows machinefs' main job end to end on this machine: it makes a small bootable disk
+// of real parts, publishes it in a real registry as podman publishes its machine images, boots qemu
+// from it through a mount, and prints what that cost beside the same boot after a full download.
 //
-// Every boot reads the same files and the guest checks their SHA-256, so the rows differ in nothing but the way to the disk. The registry
-// is reached over a link of stated rate and latency; bytes are counted there, not by what is measured. Each row starts with an
-// empty cache and a new mount, except those that say "again". Times are from nothing (no mount, no download) to the guest's marker line.
+// Every boot reads the same files and the guest checks their SHA-256, so the rows differ in nothing
+// but the way to the disk. The registry is reached over a link of stated rate and latency; bytes
+// are counted there, not by what is measured. Each row starts with an empty cache and a new mount,
+// except those that say "again". Times are from nothing (no mount, no download) to the guest's
+// marker line.
 //
-// It installs nothing and needs no network but Debian's archive, once, for the kernel. What it makes is kept below .cache/images.
+// It installs nothing and needs no network but Debian's archive, once, for the kernel. What it
+// makes is kept below .cache/images.
 package main
 
 import (

@@ -35,7 +35,8 @@ func (d *demo) mount(ctx context.Context, v *variant, cache string) (*mounted, e
 	}
 	m := &mounted{dir: dir, file: filepath.Join(dir, "disk.raw"), exited: make(chan error, 1)}
 	m.cmd = exec.Command(d.bin, "mount", "--cache", cache, dir, "disk=docker://"+d.reference(v))
-	// Its own group: a Ctrl-C is for the demo, which then unmounts. Should the demo be killed, machinefs is told to unmount.
+	// Its own group: a Ctrl-C is for the demo, which then unmounts. Should the demo be killed,
+	// machinefs is told to unmount.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	m.cmd.Stderr = &m.log
 	ready := &sayer{word: "mounted", said: make(chan struct{}), next: &m.log}

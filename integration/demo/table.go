@@ -6,10 +6,12 @@ import (
 	"strings"
 )
 
-// textColumns are those at the left of the table that hold words; the others hold numbers and are aligned to the right.
+// textColumns are those at the left of the table that hold words; the others hold numbers and are
+// aligned to the right.
 const textColumns = 2
 
-// print writes the table. Share is of the compressed image: what a full download would have fetched.
+// print writes the table. Share is of the compressed image: what a full download would have
+// fetched.
 func (d *demo) print(to io.Writer, rows []row) error {
 	link := "unlimited"
 	if d.rate > 0 {

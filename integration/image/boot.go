@@ -17,9 +17,10 @@ type Booted struct {
 	Accel   string        // "kvm" or "tcg"
 }
 
-// Boot starts qemu, accelerated by accel ("kvm" or "tcg"), from the disk in file (format "raw" or "qcow2") and waits for its marker line
-// and for it to power off. What the guest writes goes to a temporary file, so the disk may be read-only. It is an error when the guest
-// found a file that differs from what was put on the disk.
+// Boot starts qemu, accelerated by accel ("kvm" or "tcg"), from the disk in file (format "raw" or
+// "qcow2") and waits for its marker line and for it to power off. What the guest writes goes to a
+// temporary file, so the disk may be read-only. It is an error when the guest found a file that
+// differs from what was put on the disk.
 func Boot(ctx context.Context, accel, file, format string) (Booted, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -68,7 +69,8 @@ func Boot(ctx context.Context, accel, file, format string) (Booted, error) {
 	return booted, nil
 }
 
-// complaints keeps what qemu says and gives up on a guest that KVM cannot go on with, which qemu would keep forever.
+// complaints keeps what qemu says and gives up on a guest that KVM cannot go on with, which qemu
+// would keep forever.
 type complaints struct {
 	text  strings.Builder
 	stuck func(error)
@@ -82,11 +84,13 @@ func (c *complaints) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// probeTime is how long a boot under KVM may take before KVM is not believed to work; 2 s are usual.
+// probeTime is how long a boot under KVM may take before KVM is not believed to work; 2 s are
+// usual.
 const probeTime = 15 * time.Second
 
-// Accel is "kvm" where the disk in file, raw and on the host's own file system, boots under it, else "tcg". A whole boot, because KVM may be
-// there and fail when it is opened, when a processor is made or in the middle of a guest, as it does inside some virtual machines.
+// Accel is "kvm" where the disk in file, raw and on the host's own file system, boots under it,
+// else "tcg". A whole boot, because KVM may be there and fail when it is opened, when a processor
+// is made or in the middle of a guest, as it does inside some virtual machines.
 func Accel(ctx context.Context, file string) string {
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"strings"
 )
 
-// The disk's layout, in bytes: a GPT, a FAT partition that syslinux boots from, an ext4 root, the GPT's backup in the last MiB.
+// The disk's layout, in bytes: a GPT, a FAT partition that syslinux boots from, an ext4 root, the
+// GPT's backup in the last MiB.
 const (
 	diskSize  = 1 << 30
 	bootStart = 1 << 20
@@ -34,9 +35,10 @@ LABEL linux
   APPEND console=ttyS0 quiet panic=-1 mitigations=off
 `
 
-// Bootable returns the path of a raw disk below dir (see CacheDir): 1 GiB, GPT, about 300 MB of files, which boots on a BIOS machine with
-// a virtio disk, reads and checks some of its files, prints a line that begins with Marker on its first serial port and powers off.
-// The first call takes about half a minute.
+// Bootable returns the path of a raw disk below dir (see CacheDir): 1 GiB, GPT, about 300 MB of
+// files, which boots on a BIOS machine with a virtio disk, reads and checks some of its files,
+// prints a line that begins with Marker on its first serial port and powers off. The first call
+// takes about half a minute.
 func Bootable(ctx context.Context, dir string) (string, error) {
 	return Cached(dir, "bootable-"+recipe+".raw", func(tmp string) error {
 		work := tmp + ".work"
@@ -87,7 +89,8 @@ func makeBootable(ctx context.Context, work, disk string) error {
 	return copyInto(disk, root, rootStart)
 }
 
-// makeBoot makes the FAT file system with kernel, initramfs and boot loader. mtools and syslinux work on the plain file.
+// makeBoot makes the FAT file system with kernel, initramfs and boot loader. mtools and syslinux
+// work on the plain file.
 func makeBoot(ctx context.Context, work, img string, k kernel, busybox string) error {
 	initrd, err := initramfs(k, busybox)
 	if err != nil {
@@ -113,7 +116,8 @@ func makeBoot(ctx context.Context, work, img string, k kernel, busybox string) e
 	return err
 }
 
-// partition writes the GPT and, into the protective MBR, syslinux's code that starts the partition marked bootable.
+// partition writes the GPT and, into the protective MBR, syslinux's code that starts the partition
+// marked bootable.
 func partition(ctx context.Context, disk string) error {
 	cmd, err := command(ctx, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk)
 	if err != nil {

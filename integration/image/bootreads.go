@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// A boot reads some stretches of the disk rather than single files all over it: what is needed together was installed together. So
-// the files are cut, in the order in which they lie on the disk, into stretches of about stretch bytes, of which one in readOneIn is read.
+// A boot reads some stretches of the disk rather than single files all over it: what is needed
+// together was installed together. So the files are cut, in the order in which they lie on the
+// disk, into stretches of about stretch bytes, of which one in readOneIn is read.
 const (
 	stretch     = 1 << 20
 	readOneIn   = 16
@@ -23,7 +24,8 @@ const (
 // plainName is a name that debugfs and sha256sum take as it is.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_./+=:@,-]+$`)
 
-// listReads writes the list of the files that a boot reads into the ext4 file system img, whose files are given. Work is a scratch folder.
+// listReads writes the list of the files that a boot reads into the ext4 file system img, whose
+// files are given. Work is a scratch folder.
 func listReads(ctx context.Context, work, img string, files []file) error {
 	files = slices.DeleteFunc(files, func(f file) bool { return !plainName.MatchString(f.path) || f.size > readLargest })
 	blocks, err := firstBlocks(ctx, work, img, files)
@@ -87,7 +89,8 @@ func firstBlocks(ctx context.Context, work, img string, files []file) (map[strin
 	return blocks, nil
 }
 
-// debugfs carries out requests on an ext4 file system. It exits with 0 whatever happens, so what comes of them has to be looked at.
+// debugfs carries out requests on an ext4 file system. It exits with 0 whatever happens, so what
+// comes of them has to be looked at.
 func debugfs(ctx context.Context, work, img string, requests []string) (string, error) {
 	script := filepath.Join(work, "debugfs.requests")
 	if err := os.WriteFile(script, []byte(strings.Join(requests, "\n")+"\n"), 0o644); err != nil {

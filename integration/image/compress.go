@@ -25,6 +25,8 @@ const (
 	XZBlocks      Kind = "xz blocks"       // as Talos and osbuild: xz -0 -T0, blocks of 1 MiB
 	XZOneBlock    Kind = "xz one block"
 	Gzip          Kind = "gzip"
+	Bzip2         Kind = "bzip2"
+	LZ4           Kind = "lz4"          // linked blocks, content checksum
 	TarGzXZ       Kind = "tar.gz of xz" // an ordinary image layer with one file, myimage.xz: podman's first design
 )
 
@@ -39,7 +41,8 @@ type compressor struct {
 	argv   []string // a tool that writes to standard output; extra options and then the source are appended
 }
 
-// Podman's own level is -14. -9 has the same window (4 MiB) and frame layout, is 1 % larger and takes a fifth of the time.
+// Podman's own level is -14. -9 has the same window (4 MiB) and frame layout, is 1 % larger and
+// takes a fifth of the time.
 var compressors = map[Kind]compressor{
 	ZstdOneFrame: {".zst", []string{"zstd", "-q", "-c", "-T0", "-9"}},
 	ZstdFrames:   {".zst", []string{"split", "--bytes=1M", "--filter=zstd -q -c -3"}},
@@ -47,6 +50,8 @@ var compressors = map[Kind]compressor{
 	XZBlocks:     {".xz", []string{"xz", "-c", "-0", "-T0"}},
 	XZOneBlock:   {".xz", []string{"xz", "-c", "-1", "-T1"}},
 	Gzip:         {".gz", []string{"gzip", "-c", "-6"}},
+	Bzip2:        {".bz2", []string{"bzip2", "-c"}},
+	LZ4:          {".lz4", []string{"lz4", "-q", "-c", "-BD"}},
 }
 
 // Suffix is what a producer appends to the name of a disk compressed so; empty for Plain.
@@ -60,8 +65,8 @@ func (k Kind) Suffix() string {
 	return compressors[k].suffix
 }
 
-// Compress writes src to dst in the way of kind. Extra options (a level, a block size) go to the tool after its own, for the kinds
-// that are one tool's work.
+// Compress writes src to dst in the way of kind. Extra options (a level, a block size) go to the
+// tool after its own, for the kinds that are one tool's work.
 func Compress(ctx context.Context, kind Kind, src, dst string, extra ...string) error {
 	switch kind {
 	case Plain:
@@ -142,7 +147,8 @@ func compressLayer(ctx context.Context, src, dst string, extra []string) error {
 	return err
 }
 
-// ToQCOW2 converts the raw disk src. With compressed, each cluster is deflated, as Debian's and Ubuntu's cloud images are.
+// ToQCOW2 converts the raw disk src. With compressed, each cluster is deflated, as Debian's and
+// Ubuntu's cloud images are.
 func ToQCOW2(ctx context.Context, src, dst string, compressed bool) error {
 	args := []string{"convert", "-f", "raw", "-O", "qcow2"}
 	if compressed {

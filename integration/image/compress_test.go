@@ -25,7 +25,8 @@ func source(t *testing.T) string {
 	return path
 }
 
-// TestCompressMakesWhatItsKindSays decodes each kind with the usual tool and asks that tool for the structure.
+// TestCompressMakesWhatItsKindSays decodes each kind with the usual tool and asks that tool for the
+// structure.
 func TestCompressMakesWhatItsKindSays(t *testing.T) {
 	src := source(t)
 	want, err := os.ReadFile(src)
@@ -46,6 +47,8 @@ func TestCompressMakesWhatItsKindSays(t *testing.T) {
 		{XZBlocks, []string{"xz", "-dc"}, []string{"xz", "--robot", "-l"}, `totals\t1\t8\t`},
 		{XZOneBlock, []string{"xz", "-dc"}, []string{"xz", "--robot", "-l"}, `totals\t1\t1\t`},
 		{Gzip, []string{"gzip", "-dc"}, nil, ""},
+		{Bzip2, []string{"bzip2", "-dc"}, nil, ""},
+		{LZ4, []string{"lz4", "-dcq"}, nil, ""},
 		{TarGzXZ, []string{"sh", "-c", `tar -xzOf "$0" | xz -dc`}, []string{"tar", "-tzf"}, `^myimage.xz\n$`},
 	} {
 		t.Run(string(c.kind), func(t *testing.T) {

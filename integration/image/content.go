@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 )
 
-// sources are the host folders whose files fill the root file system, and how many bytes of each are taken, in the order of
-// their names. Together with the kernel's modules they make about 300 MB that compress as an operating system does.
+// sources are the host folders whose files fill the root file system, and how many bytes of each
+// are taken, in the order of their names. Together with the kernel's modules they make about 300 MB
+// that compress as an operating system does.
 var sources = []struct {
 	dir   string
 	limit int64
@@ -31,7 +32,8 @@ type file struct {
 	sum  string // SHA-256, in hex
 }
 
-// fillRoot lays out the guest's root file system in the folder root, all but the list of files that a boot reads.
+// fillRoot lays out the guest's root file system in the folder root, all but the list of files that
+// a boot reads.
 func fillRoot(root string, k kernel, busybox string) ([]file, error) {
 	for _, dir := range []string{"bin", "dev", "etc", "proc", "sbin", "sys", "tmp", "usr/bin"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
@@ -56,8 +58,9 @@ func fillRoot(root string, k kernel, busybox string) ([]file, error) {
 	return append(files, modules...), err
 }
 
-// copyTree copies regular files and links from src to the guest's folder dst, in the order of their names, until limit bytes are there.
-// What cannot be read is passed over: an ordinary user may run this.
+// copyTree copies regular files and links from src to the guest's folder dst, in the order of their
+// names, until limit bytes are there. What cannot be read is passed over: an ordinary user may run
+// this.
 func copyTree(src, root, dst string, limit int64) (files []file, err error) {
 	var total int64
 	err = filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {

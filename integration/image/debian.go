@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 )
 
-// fetchPackage downloads a Debian package below dir and unpacks it, without installing it. It returns the folder that stands for "/".
+// fetchPackage downloads a Debian package below dir and unpacks it, without installing it. It
+// returns the folder that stands for "/".
 func fetchPackage(ctx context.Context, dir, name string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -32,8 +33,8 @@ func fetchPackage(ctx context.Context, dir, name string) (string, error) {
 	return root, err
 }
 
-// findBusybox takes the host's busybox if it needs no libraries, else fetches the package of one: to install it would remove
-// Debian's other busybox, which the host's own initramfs may be made of.
+// findBusybox takes the host's busybox if it needs no libraries, else fetches the package of one:
+// to install it would remove Debian's other busybox, which the host's own initramfs may be made of.
 func findBusybox(ctx context.Context, dir string) (string, error) {
 	if path, err := Lookup("busybox"); err == nil && isStatic(path) == nil {
 		return path, nil

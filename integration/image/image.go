@@ -1,15 +1,19 @@
-// Package image makes real machine images and publishes them as their producers do, for the demo and the integration tests.
+// Package image makes real machine images and publishes them as their producers do, for the demo
+// and the integration tests.
 //
-// Concept: every step is done by the tool that does it in the wild. A disk is partitioned by sfdisk, filled by mkfs.ext4 and
-// mtools, made bootable by syslinux, converted by qemu-img, compressed by zstd, pzstd, xz or tar, pushed into Debian's
-// docker-registry, and booted by qemu. What the project's own code reads is therefore never written by the project's own code.
-// The exceptions are named where they are: the seek table (no Debian package writes one) and OCI manifests, which are go-containerregistry's.
+// Concept: every step is done by the tool that does it in the wild. A disk is partitioned by
+// sfdisk, filled by mkfs.ext4 and mtools, made bootable by syslinux, converted by qemu-img,
+// compressed by zstd, pzstd, xz or tar, pushed into Debian's docker-registry, and booted by qemu.
+// What the project's own code reads is therefore never written by the project's own code. The
+// exceptions are named where they are: the seek table (no Debian package writes one) and OCI
+// manifests, which are go-containerregistry's.
 //
-// Rules: nothing here needs root, a loop device or the host's boot loader; no server or process outlives Stop or the death of the
-// process that started it; a file below CacheDir appears whole or not at all, and is never changed once it is there.
+// Rules: nothing here needs root, a loop device or the host's boot loader; no server or process
+// outlives Stop or the death of the process that started it; a file below CacheDir appears whole or
+// not at all, and is never changed once it is there.
 //
-// Dangers: a disk made by Bootable holds files of the host's /usr, so its bytes differ between machines. Compare with the
-// file itself, never with a recorded digest.
+// Dangers: a disk made by Bootable holds files of the host's /usr, so its bytes differ between
+// machines. Compare with the file itself, never with a recorded digest.
 package image
 
 import (
@@ -25,8 +29,8 @@ import (
 	"syscall"
 )
 
-// CacheDir is the folder in which made images are kept between runs: .cache/images at the root of the module that holds
-// the working directory. git ignores it.
+// CacheDir is the folder in which made images are kept between runs: .cache/images at the root of
+// the module that holds the working directory. git ignores it.
 func CacheDir() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -44,9 +48,9 @@ func CacheDir() (string, error) {
 	}
 }
 
-// Cached returns dir/name, made by build if it is not there yet. Build writes to the path it is handed; only a complete file is
-// renamed to its name. Of several processes that want the same name one builds and the others wait for it, without
-// regard to their own deadlines.
+// Cached returns dir/name, made by build if it is not there yet. Build writes to the path it is
+// handed; only a complete file is renamed to its name. Of several processes that want the same name
+// one builds and the others wait for it, without regard to their own deadlines.
 func Cached(dir, name string, build func(tmp string) error) (string, error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Stat(path); err == nil {
@@ -85,7 +89,7 @@ var packages = map[string]string{
 	"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg", "sfdisk": "fdisk", "mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools",
 	"mcopy": "mtools", "syslinux": "syslinux", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
 	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd",
-	"tar": "tar", "gzip": "gzip", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
+	"tar": "tar", "zip": "zip", "gzip": "gzip", "bzip2": "bzip2", "lz4": "lz4", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
 }
 
 // Lookup finds a tool, also in the sbin folders that an ordinary user's PATH lacks.
@@ -104,7 +108,8 @@ func Lookup(tool string) (string, error) {
 	return "", fmt.Errorf("find %s: not installed (make deps)", tool)
 }
 
-// command prepares a tool that dies with its parent, so that an aborted test leaves no process behind.
+// command prepares a tool that dies with its parent, so that an aborted test leaves no process
+// behind.
 func command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error) {
 	path, err := Lookup(tool)
 	if err != nil {
@@ -113,6 +118,17 @@ func command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, nil
+}
+
+// Run runs a tool to its end, in a folder.
+func Run(ctx context.Context, dir, tool string, args ...string) error {
+	cmd, err := command(ctx, tool, args...)
+	if err != nil {
+		return err
+	}
+	cmd.Dir = dir
+	_, err = output(cmd)
+	return err
 }
 
 // run runs a tool to its end and returns its standard output. The error carries what the tool said.

@@ -54,8 +54,8 @@ func TestCachedKeepsNothingOfAFailedBuild(t *testing.T) {
 	}
 }
 
-// TestBootable boots the disk, and then a copy in which one file that the boot reads has one wrong byte: the marker line must tell them apart,
-// since the integration tests rely on it.
+// TestBootable boots the disk, and then a copy in which one file that the boot reads has one wrong
+// byte: the marker line must tell them apart, since the integration tests rely on it.
 func TestBootable(t *testing.T) {
 	dir, err := CacheDir()
 	if err != nil {

@@ -6,10 +6,13 @@ import (
 	"testing"
 )
 
-// TestImportGraph holds the packages to a star: cmd/machinefs knows the five below it, and none of these knows another. It lives
-// with the test images because every other folder is one of the packages it judges.
+// TestImportGraph holds the packages to a star: cmd/machinefs knows the five below it, and none of
+// these knows another. Tests of all may use integration/readtest, which knows the standard library
+// alone and whose own tests know all. It lives with the test images because every other folder is
+// one of the packages it judges.
 func TestImportGraph(t *testing.T) {
 	const module = "github.com/machinefs/machinefs/"
+	const contract = module + "integration/readtest"
 	layers := map[string]bool{"fs": true, "disk": true, "cache": true, "seekable": true, "blobfetch": true}
 	// Libraries that one package alone may import, besides the integration tests.
 	only := map[string]string{
@@ -30,7 +33,8 @@ func TestImportGraph(t *testing.T) {
 		return 2 // a format
 	}
 	list := exec.Command("go", "list", "-f",
-		`{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}}{{"\n"}}{{end}}{{range .TestImports}}{{$p}} {{.}}{{"\n"}}{{end}}{{range .XTestImports}}{{$p}} {{.}}{{"\n"}}{{end}}`,
+		`{{$p := .ImportPath}}{{range .Imports}}{{$p}} {{.}} program{{"\n"}}{{end}}{{range .TestImports}}{{$p}} {{.}} test{{"\n"}}{{end}}`+
+			`{{range .XTestImports}}{{$p}} {{.}} test{{"\n"}}{{end}}`,
 		module+"...")
 	var said strings.Builder
 	list.Stderr = &said
@@ -44,11 +48,17 @@ func TestImportGraph(t *testing.T) {
 	}
 	judged := 0
 	for line := range strings.Lines(string(out)) {
-		from, to, _ := strings.Cut(strings.TrimSpace(line), " ")
+		fields := strings.Fields(line)
+		from, to, test := fields[0], fields[1], fields[2] == "test"
 		judged++
+		if from == contract && !test && strings.Contains(to, ".") {
+			t.Errorf("%s imports %s: only the standard library is allowed there", from, to)
+		}
 		if strings.HasPrefix(to, module) && top(to) != top(from) {
 			switch {
 			case top(from) == "cmd" && layers[top(to)]:
+			case test && to == contract:
+			case test && from == contract && layers[top(to)]:
 			default:
 				t.Errorf("%s imports %s: only cmd may import another package of this module, and only the five below it",
 					from, to)

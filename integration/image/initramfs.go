@@ -7,8 +7,9 @@ import (
 	"os"
 )
 
-// Marker begins the line that a booted disk prints on its first serial port once it has read and checked its files. It goes on
-// with the guest's uptime in seconds, "files=N" and "sha256=ok" or "sha256=BAD".
+// Marker begins the line that a booted disk prints on its first serial port once it has read and
+// checked its files. It goes on with the guest's uptime in seconds, "files=N" and "sha256=ok" or
+// "sha256=BAD".
 const Marker = "MACHINEFS-DEMO-UP"
 
 // The guest paths of the list of files that init reads, in sha256sum's format, and of init itself.
@@ -17,7 +18,8 @@ const (
 	guestInit = "sbin/init"
 )
 
-// initScript is /init of the initramfs. The kernel waits for no disk, so the script does, for 30 s at most.
+// initScript is /init of the initramfs. The kernel waits for no disk, so the script does, for 30 s
+// at most.
 const initScript = `#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox mount -t proc proc /proc
@@ -35,7 +37,8 @@ done
 exec /bin/busybox switch_root /root /sbin/init
 `
 
-// rootInit is /sbin/init on the root file system: it reads and checks part of the files on the disk, as a boot does.
+// rootInit is /sbin/init on the root file system: it reads and checks part of the files on the
+// disk, as a boot does.
 const rootInit = `#!/bin/busybox sh
 if /bin/busybox sha256sum -c -s /` + guestList + `; then sum=ok; else sum=BAD; fi
 read up idle </proc/uptime
@@ -77,7 +80,8 @@ func initramfs(k kernel, busybox string) ([]byte, error) {
 	return packed.Bytes(), nil
 }
 
-// cpio writes the "newc" archive that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
+// cpio writes the "newc" archive that the kernel unpacks
+// (Documentation/driver-api/early-userspace/buffer-format.rst).
 type cpio struct {
 	z    *gzip.Writer
 	next int
@@ -89,7 +93,8 @@ func (c *cpio) add(name string, mode uint32, data []byte) {
 		return
 	}
 	c.next++
-	// Fields: ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check.
+	// Fields: ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize
+	// check.
 	header := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
 		c.next, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0, name)
 	for _, part := range [][]byte{[]byte(header), data} {

@@ -19,11 +19,12 @@ type kernel struct {
 	modules string // .../lib/modules/<release>
 }
 
-// bootModules are what the initramfs needs to reach its root on a virtio disk. What is built into the kernel is left out.
+// bootModules are what the initramfs needs to reach its root on a virtio disk. What is built into
+// the kernel is left out.
 var bootModules = []string{"virtio_pci", "virtio_blk", "ext4"}
 
-// findKernel takes the host's kernel if it is a Debian one, else fetches one below dir. Nothing is installed: installing a kernel
-// package would run the host's boot loader hooks.
+// findKernel takes the host's kernel if it is a Debian one, else fetches one below dir. Nothing is
+// installed: installing a kernel package would run the host's boot loader hooks.
 func findKernel(ctx context.Context, dir string) (kernel, error) {
 	installed, err := filepath.Glob("/boot/vmlinuz-*-amd64")
 	if err != nil {
@@ -50,7 +51,8 @@ func (k kernel) usable() error {
 	return err
 }
 
-// fetchKernel downloads the kernel package that Debian's metapackage names and unpacks it below dir.
+// fetchKernel downloads the kernel package that Debian's metapackage names and unpacks it below
+// dir.
 func fetchKernel(ctx context.Context, dir string) (kernel, error) {
 	var name string
 	for _, meta := range []string{"linux-image-cloud-amd64", "linux-image-amd64"} {
@@ -96,7 +98,8 @@ type module struct {
 	elf  []byte
 }
 
-// load returns the named modules and what they depend on, in the order in which they must be inserted.
+// load returns the named modules and what they depend on, in the order in which they must be
+// inserted.
 func (k kernel) load(names []string) ([]module, error) {
 	builtin, err := os.ReadFile(filepath.Join(k.modules, "modules.builtin"))
 	if err != nil {
@@ -171,7 +174,8 @@ func readModule(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// moduleDepends reads the names after "depends=" in a module's .modinfo section (NUL-separated "key=value").
+// moduleDepends reads the names after "depends=" in a module's .modinfo section (NUL-separated
+// "key=value").
 func moduleDepends(code []byte) ([]string, error) {
 	f, err := elf.NewFile(bytes.NewReader(code))
 	if err != nil {

@@ -33,8 +33,9 @@ const (
 	unknownLayer = "application/octet-stream"
 )
 
-// Podman makes the index that podman 5 publishes for a machine: a disk for each platform and disktype, and bootable containers without a
-// disktype. Only the disk for x86_64 and qemu is file; the others are stand-ins of a few bytes, which are no disks.
+// Podman makes the index that podman 5 publishes for a machine: a disk for each platform and
+// disktype, and bootable containers without a disktype. Only the disk for x86_64 and qemu is file;
+// the others are stand-ins of a few bytes, which are no disks.
 func Podman(file, title string) (v1.ImageIndex, error) {
 	index, err := Index(Disk{File: file, Title: title, Arch: "x86_64", DiskType: "qemu"})
 	if err != nil {
@@ -95,8 +96,8 @@ func Single(disk Disk) (v1.Image, error) {
 	return newArtifact(layer, disk.Title)
 }
 
-// Layered makes an ordinary image, as a container engine builds one, of the layer in a .tar.gz file. With docker, its manifest and
-// config are Docker's schema 2, else OCI's.
+// Layered makes an ordinary image, as a container engine builds one, of the layer in a .tar.gz
+// file. With docker, its manifest and config are Docker's schema 2, else OCI's.
 func Layered(file string, docker bool) (v1.Image, error) {
 	layerType, base := types.MediaType(types.DockerLayer), empty.Image
 	if !docker {
@@ -163,7 +164,8 @@ func (b *blob) DiffID() (v1.Hash, error)             { return b.hash, nil }
 func (b *blob) Size() (int64, error)                 { return b.size, nil }
 func (b *blob) MediaType() (types.MediaType, error)  { return types.MediaType(b.mediaType), nil }
 
-// artifact is a manifest with one blob and the empty config, which go-containerregistry's own images cannot have.
+// artifact is a manifest with one blob and the empty config, which go-containerregistry's own
+// images cannot have.
 type artifact struct {
 	layer    *blob
 	manifest []byte

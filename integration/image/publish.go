@@ -29,7 +29,8 @@ func Push(ctx context.Context, ref string, what any, opts ...remote.Option) erro
 	return fmt.Errorf("push %s: %T is neither an image nor an index", ref, what)
 }
 
-// Layout adds a v1.Image or a v1.ImageIndex to the OCI layout folder dir under a tag, and makes the folder if it is not there.
+// Layout adds a v1.Image or a v1.ImageIndex to the OCI layout folder dir under a tag, and makes the
+// folder if it is not there.
 func Layout(dir, tag string, what any) error {
 	path, err := layout.FromPath(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -14,7 +14,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// TestPublishAsPodmanDoes pushes an index and reads it back with skopeo, from the registry and from a layout folder.
+// TestPublishAsPodmanDoes pushes an index and reads it back with skopeo, from the registry and from
+// a layout folder.
 func TestPublishAsPodmanDoes(t *testing.T) {
 	r, err := StartRegistry(t.Context(), t.TempDir())
 	if err != nil {
@@ -99,7 +100,8 @@ func checkCounts(t *testing.T, r *Registry, file, path string) {
 	}
 }
 
-// TestLayeredIsAnOrdinaryImage lets skopeo copy it, which checks the config, the layer's digest and its diff id.
+// TestLayeredIsAnOrdinaryImage lets skopeo copy it, which checks the config, the layer's digest and
+// its diff id.
 func TestLayeredIsAnOrdinaryImage(t *testing.T) {
 	r, err := StartRegistry(t.Context(), t.TempDir())
 	if err != nil {

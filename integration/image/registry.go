@@ -22,8 +22,8 @@ type Registry struct {
 	exited  chan error
 }
 
-// StartRegistry starts a registry that keeps its blobs below dir, and returns when it answers. Extra sections of its configuration, in
-// YAML ("auth:\n  htpasswd: …"), are appended to ours.
+// StartRegistry starts a registry that keeps its blobs below dir, and returns when it answers.
+// Extra sections of its configuration, in YAML ("auth:\n  htpasswd: …"), are appended to ours.
 func StartRegistry(ctx context.Context, dir string, extra ...string) (*Registry, error) {
 	var err error
 	// Another process may take the port between our looking and the registry's: look again.
@@ -58,7 +58,8 @@ func startOn(ctx context.Context, dir string, extra []string) (*Registry, error)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	// Not ctx: the registry lives until Stop, whatever becomes of the caller's deadline for starting it.
+	// Not ctx: the registry lives until Stop, whatever becomes of the caller's deadline for starting
+	// it.
 	cmd, err := command(context.Background(), "docker-registry", "serve", file)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,8 @@ func startOn(ctx context.Context, dir string, extra []string) (*Registry, error)
 	return r, nil
 }
 
-// ready asks until the registry answers (with any status: it may want credentials), exits or ctx ends.
+// ready asks until the registry answers (with any status: it may want credentials), exits or ctx
+// ends.
 func (r *Registry) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

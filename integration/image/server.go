@@ -20,7 +20,8 @@ type Count struct {
 	Bytes    int64 // of bodies handed to the client's connection; a client that hangs up may not have read the last of them
 }
 
-// Server is an HTTP server on a free local port that counts what it sends and can be made as slow as a real network.
+// Server is an HTTP server on a free local port that counts what it sends and can be made as slow
+// as a real network.
 type Server struct {
 	Addr string // localhost:PORT
 
@@ -59,7 +60,8 @@ func ServeFolder(dir string) (*Server, error) {
 	return Serve(http.FileServer(http.Dir(dir)))
 }
 
-// proxyTo passes requests on as they are: Host, so that a registry's upload locations lead back here; Range; no compression.
+// proxyTo passes requests on as they are: Host, so that a registry's upload locations lead back
+// here; Range; no compression.
 func proxyTo(addr string) http.Handler {
 	target := &url.URL{Scheme: "http", Host: addr}
 	return &httputil.ReverseProxy{
@@ -72,8 +74,8 @@ func proxyTo(addr string) http.Handler {
 	}
 }
 
-// Limit makes every request wait for latency before it is served and all bodies together go at rate bytes per second at most. Zeros lift
-// the limits.
+// Limit makes every request wait for latency before it is served and all bodies together go at rate
+// bytes per second at most. Zeros lift the limits.
 func (s *Server) Limit(latency time.Duration, rate int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,8 +92,9 @@ func (s *Server) Counts() map[string]Count {
 // An answer is when a request came and when its answer had been sent.
 type answer struct{ from, to time.Time }
 
-// RoundTrips is the longest row of requests since the last Reset of which each came after the one before was answered: how often the
-// latency of the network was paid one after the other. It tells apart only what latency (Limit) keeps apart.
+// RoundTrips is the longest row of requests since the last Reset of which each came after the one
+// before was answered: how often the latency of the network was paid one after the other. It tells
+// apart only what latency (Limit) keeps apart.
 func (s *Server) RoundTrips() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +178,8 @@ func wait(ctx context.Context, t time.Time) {
 	}
 }
 
-// meter counts and slows what is written to one response. It is no io.ReaderFrom, so all of a body passes Write.
+// meter counts and slows what is written to one response. It is no io.ReaderFrom, so all of a body
+// passes Write.
 type meter struct {
 	http.ResponseWriter
 	s    *Server
