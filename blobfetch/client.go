@@ -3,7 +3,6 @@ package blobfetch
 import (
 	"context"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -18,8 +17,13 @@ type Config struct {
 	AuthFile  string // docker's or podman's auth file; "" looks where docker and podman do
 	CertDir   string // folder of *.crt (CAs), *.cert + *.key (client certificates), as in certs.d/HOST
 	Offline   bool   // ask nothing over the network: kept answers only, else ErrOffline
-	Dir       string // where answers, manifests and small configs are kept; "" keeps nothing
-	UserAgent string
+	UserAgent string // default "machinefs"
+
+	// Keep remembers answers, manifests and small configs, for Offline and to save requests; nil keeps nothing.
+	Keep Keeper
+	// Scratch makes a temporary file for the body of a server that ignores ranges, so that its bytes are sent once.
+	// nil, or an error, keeps nothing: a read that looks back starts a new download.
+	Scratch func() (Scratch, error)
 
 	// StallTimeout is how long a fault that may pass is retried without one new byte; default 10 minutes.
 	StallTimeout time.Duration
@@ -60,7 +64,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "machinefs"
 	}
-	c := &Client{cfg: cfg, log: cfg.Log, clock: realClock, idle: defaultIdle, keep: keep(cfg.Dir), sessions: map[string]*session{}}
+	c := &Client{cfg: cfg, log: cfg.Log, clock: realClock, idle: defaultIdle, keep: keep{cfg.Keep}, sessions: map[string]*session{}}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -77,14 +81,6 @@ func New(cfg Config) (*Client, error) {
 
 // Close drops idle connections. Open Blobs keep working.
 func (c *Client) Close() { c.hosts.closeIdle() }
-
-// spoolDir is where unlinked temporary files live: beside what is kept, because /tmp is often memory.
-func (c *Client) spoolDir() string {
-	if c.cfg.Dir != "" && os.MkdirAll(c.cfg.Dir, 0o700) == nil {
-		return c.cfg.Dir
-	}
-	return os.TempDir()
-}
 
 // clock is the time as retries see it, so that a test can replay ten minutes of outage without waiting for them.
 type clock struct {

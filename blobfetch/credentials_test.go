@@ -24,9 +24,7 @@ func TestCredentialHelperIsAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	if err := writeWhole(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"test"}}`, reg.host())); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"test"}}`, reg.host()))
 	open(t, c, reg.ref(), Select{})
 }
 
@@ -42,9 +40,7 @@ func TestMostSpecificEntryOfTheFirstFileThatKnowsTheRegistry(t *testing.T) {
 		for i := 0; i < len(entries); i += 2 {
 			text += fmt.Sprintf(`,%q:{"auth":%q}`, entries[i], base64.StdEncoding.EncodeToString([]byte("ann:"+entries[i+1])))
 		}
-		if err := writeWhole(path, []byte(`{"auths":{`+text[1:]+`}}`)); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, path, []byte(`{"auths":{`+text[1:]+`}}`))
 	}
 	dir := os.Getenv("HOME")
 	podman, docker := filepath.Join(dir, "containers/auth.json"), filepath.Join(dir, ".docker/config.json")

@@ -1,7 +1,6 @@
 package blobfetch
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -87,19 +86,6 @@ func checkDescriptors(ds []v1.Descriptor) error {
 	return nil
 }
 
-// checkDigest compares bytes with the digest that they were asked for by.
-func checkDigest(b []byte, want v1.Hash) error {
-	sum, err := v1.Hasher(want.Algorithm)
-	if err != nil {
-		return failf(ErrVerify, "", "%w", err)
-	}
-	sum.Write(b)
-	if got := hex.EncodeToString(sum.Sum(nil)); got != want.Hex {
-		return failf(ErrVerify, "do not trust what sent it", "its digest is %s:%s, want %s", want.Algorithm, got, want)
-	}
-	return nil
-}
-
 // openRegular opens a file for reading without hanging on a FIFO, and refuses what is not a regular file.
 func openRegular(open func(flag int) (*os.File, error)) (*os.File, os.FileInfo, error) {
 	f, err := open(os.O_RDONLY | syscall.O_NONBLOCK)
@@ -129,15 +115,6 @@ func fileKind(m os.FileMode) string {
 		return "device"
 	}
 	return "special file"
-}
-
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, _, err := openRegular(func(flag int) (*os.File, error) { return os.OpenFile(path, flag, 0) })
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, limit)
 }
 
 // readAll reads to the end, and fails rather than to cut off what is longer than limit.

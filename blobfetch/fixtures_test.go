@@ -179,6 +179,16 @@ func debianRegistry(t testing.TB, htpasswd string) string {
 	}
 }
 
+func writeFile(t testing.TB, path string, b []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // layoutDir is an OCI layout written by hand, as far as go-containerregistry and skopeo do not write such (disktype, artifacts).
 type layoutDir struct {
 	t    testing.TB
@@ -194,13 +204,7 @@ func newLayout(t testing.TB) layoutDir {
 
 func (l layoutDir) write(name string, b []byte) {
 	l.t.Helper()
-	path := filepath.Join(l.path, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		l.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		l.t.Fatal(err)
-	}
+	writeFile(l.t, filepath.Join(l.path, name), b)
 }
 
 func (l layoutDir) blob(b []byte, mediaType string, annotations map[string]string) v1.Descriptor {

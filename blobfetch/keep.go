@@ -4,107 +4,99 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// keep is the folder of answers:
+// Keeper remembers small documents over restarts, each under a name of letters, digits and '-' (at most 150 bytes):
 //
-//	documents/<algorithm>/<hex>   a manifest, index or config, as the registry sent it
-//	answers/<sha256 of the question>.json   what a tag or a URL was at last
+//	document-<algorithm>-<hex>   a manifest, index or config, as the registry sent it; at most 8 MiB
+//	answer-<sha256 hex>          the last answer about a tag or a URL, named by the hash of the question; at most 64 KiB
 //
-// Documents are believed because their digest is their name, answers only if they repeat the question. What is torn or
-// missing is asked again, so nothing is synced to disk. "" keeps nothing.
-type keep string
+// Get fails for a name that is missing or damaged, and Put replaces the document as a whole. Both may be called in
+// parallel. A document counts only if its digest is its name's, an answer only if it repeats the question and its
+// fields are well formed; otherwise the network is asked again.
+type Keeper interface {
+	Get(name string) ([]byte, error)
+	Put(name string, data []byte) error
+}
 
-// answer is what is remembered of a question to the network.
+// Bounds of kept documents, in bytes. Registries refuse manifests over 4 MiB; configs may be a little larger.
+const (
+	maxDocument = 8 << 20
+	maxAnswer   = 64 << 10
+)
+
+// answer is a kept reply of the network: a tag's digest, or the size and version of a URL's file.
 type answer struct {
 	Question  string    `json:"question"` // a reference's full form
 	Digest    string    `json:"digest,omitempty"`
 	MediaType string    `json:"mediaType,omitempty"`
-	Size      int64     `json:"size"`
+	Size      int64     `json:"size"`                   // bytes, 0 to maxBlob
 	ETag      string    `json:"etag,omitempty"`         // URLs: a strong one only
-	Modified  string    `json:"lastModified,omitempty"` // URLs
-	Host      string    `json:"host,omitempty"`         // URLs: who sent the bytes in the end
+	Modified  string    `json:"lastModified,omitempty"` // URLs: Last-Modified, verbatim
+	Host      string    `json:"host,omitempty"`         // URLs: the host behind the last redirect
 	Asked     time.Time `json:"asked"`
 }
 
-const (
-	maxDocument = 8 << 20 // registries refuse manifests over 4 MiB; configs may be a little larger
-	maxAnswer   = 64 << 10
-)
-
-func (k keep) documentPath(h v1.Hash) string {
-	return filepath.Join(string(k), "documents", h.Algorithm, h.Hex)
+// valid reports whether an answer read from outside this process may be used for question.
+func (a answer) valid(question string) bool {
+	if a.Digest != "" {
+		if _, err := parseDigest(a.Digest); err != nil {
+			return false
+		}
+	}
+	return a.Question == question && a.Size >= 0 && a.Size <= maxBlob && strong(a.ETag)
 }
 
+// keep stores and checks the documents of a Keeper; a nil Keeper keeps nothing.
+type keep struct{ Keeper }
+
+func documentName(h v1.Hash) string { return "document-" + h.Algorithm + "-" + h.Hex }
+
+func answerName(question string) string {
+	sum := sha256.Sum256([]byte(question))
+	return "answer-" + hex.EncodeToString(sum[:])
+}
+
+// document returns the kept document of digest h, or nil.
 func (k keep) document(h v1.Hash) []byte {
-	if k == "" {
+	if k.Keeper == nil {
 		return nil
 	}
-	b, err := readSmall(k.documentPath(h), maxDocument)
-	if err != nil || checkDigest(b, h) != nil {
+	b, err := k.Get(documentName(h))
+	if err != nil || len(b) > maxDocument || checkDigest(b, h) != nil {
 		return nil
 	}
 	return b
 }
 
 func (k keep) putDocument(h v1.Hash, b []byte) error {
-	if k == "" {
+	if k.Keeper == nil {
 		return nil
 	}
-	return writeWhole(k.documentPath(h), b)
-}
-
-func (k keep) answerPath(question string) string {
-	sum := sha256.Sum256([]byte(question))
-	return filepath.Join(string(k), "answers", hex.EncodeToString(sum[:])+".json")
+	return k.Put(documentName(h), b)
 }
 
 func (k keep) answer(question string) (a answer, found bool) {
-	if k == "" {
+	if k.Keeper == nil {
 		return a, false
 	}
-	b, err := readSmall(k.answerPath(question), maxAnswer)
-	if err != nil || json.Unmarshal(b, &a) != nil || a.Question != question || a.Size < 0 {
+	b, err := k.Get(answerName(question))
+	if err != nil || len(b) > maxAnswer || json.Unmarshal(b, &a) != nil || !a.valid(question) {
 		return answer{}, false
 	}
 	return a, true
 }
 
 func (k keep) putAnswer(a answer) error {
-	if k == "" {
+	if k.Keeper == nil {
 		return nil
 	}
 	b, err := json.MarshalIndent(a, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeWhole(k.answerPath(a.Question), append(b, '\n'))
-}
-
-// writeWhole replaces a file: a reader sees the old one or the new one.
-func writeWhole(path string, b []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return k.Put(answerName(a.Question), append(b, '\n'))
 }

@@ -227,11 +227,14 @@ func (r *ranged) checkPin(resp *http.Response) error {
 }
 
 func strongETag(resp *http.Response) string {
-	if etag := resp.Header.Get("ETag"); !strings.HasPrefix(etag, "W/") && len(etag) <= 1024 {
+	if etag := resp.Header.Get("ETag"); strong(etag) {
 		return etag
 	}
 	return ""
 }
+
+// strong reports an ETag that promises equal bytes (RFC 9110 section 8.8.1), of at most 1024 bytes; "" passes.
+func strong(etag string) bool { return !strings.HasPrefix(etag, "W/") && len(etag) <= 1024 }
 
 func (r *ranged) changeRemedy() string {
 	if r.pin != (pin{}) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // Transport is what kind of place a reference points to.
@@ -207,14 +206,6 @@ func parseFile(path string) (Reference, error) {
 		return ref, failf(ErrReference, "write file:///PATH", "it names no path")
 	}
 	return ref, nil
-}
-
-func parseDigest(s string) (v1.Hash, error) {
-	h, err := v1.NewHash(s)
-	if err != nil || h.Algorithm != "sha256" && h.Algorithm != "sha512" {
-		return h, failf(ErrReference, "write sha256: and 64 hex digits", "malformed digest %s", quoted(s))
-	}
-	return h, nil
 }
 
 // String gives the reference in its full form, without passwords and without a URL's query.

@@ -14,7 +14,7 @@ func TestPodmanIndexFromRealRegistryByArchAndDiskType(t *testing.T) {
 	host := debianRegistry(t, "")
 	l := podmanLayout(t)
 	push(t, "oci:"+l.path+":5.6", "docker://"+host+"/podman/machine-os:5.6")
-	c := newClient(t, Config{Dir: t.TempDir()})
+	c := newClient(t, Config{Keep: newDocuments()})
 	for _, tc := range []struct{ arch, diskType, want string }{
 		{"amd64", "", "x86_64"}, {"x86_64", "applehv", "x86_64"}, {"arm64", "qemu", "aarch64"}, {"aarch64", "hyperv", "aarch64"},
 	} {
@@ -79,9 +79,7 @@ func TestBasicAuthOfRealRegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 		place := filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "containers", "auth.json")
-		if err := writeWhole(place, b); err != nil {
-			t.Fatal(err)
-		}
+		writeFile(t, place, b)
 		blob, _, _ := open(t, c, host+"/m:1", sel)
 		wantBytes(t, readAllOf(t, blob), want)
 	})
@@ -97,11 +95,11 @@ func TestOfflineUsesWhatWasKeptAndNamesWhatWasNot(t *testing.T) {
 	host := debianRegistry(t, "")
 	l := podmanLayout(t)
 	push(t, "oci:"+l.path+":5.6", "docker://"+host+"/m:1")
-	dir := t.TempDir()
-	online := newClient(t, Config{Dir: dir})
+	keep := newDocuments()
+	online := newClient(t, Config{Keep: keep})
 	_, d, _ := open(t, online, host+"/m:1", Select{Arch: "amd64"})
 
-	off := newClient(t, Config{Dir: dir, Offline: true})
+	off := newClient(t, Config{Keep: keep, Offline: true})
 	b, kept, _ := open(t, off, host+"/m:1", Select{Arch: "amd64"})
 	if kept.Digest != d.Digest || b.Size() != d.Size {
 		t.Errorf("offline it is %s, was %s", kept.Digest, d.Digest)
@@ -113,19 +111,8 @@ func TestOfflineUsesWhatWasKeptAndNamesWhatWasNot(t *testing.T) {
 	wantKind(t, err, ErrOffline, "tag 2", "--offline")
 
 	// A damaged document is not believed.
-	paths, err := filepath.Glob(filepath.Join(dir, "documents/sha256/*"))
-	if err != nil || len(paths) == 0 {
-		t.Fatal("nothing is kept", err)
-	}
-	for _, p := range paths {
-		raw, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw[len(raw)/2] ^= 1
-		if err := os.WriteFile(p, raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if n := keep.damage("document-"); n == 0 {
+		t.Fatal("no document is kept")
 	}
 	_, err = off.Resolve(t.Context(), host+"/m:1", Select{Arch: "amd64"})
 	wantKind(t, err, ErrOffline)

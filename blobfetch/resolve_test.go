@@ -382,8 +382,8 @@ func TestDamagedLayouts(t *testing.T) {
 func TestURLs(t *testing.T) {
 	data := noise(23, 70_000)
 	s := serve(t, data, nil)
-	dir := t.TempDir()
-	c := newClient(t, Config{Dir: dir})
+	keep := newDocuments()
+	c := newClient(t, Config{Keep: keep})
 	b, d, im := open(t, c, s.URL+"/images/disk.raw.xz?v=2", Select{})
 	wantBytes(t, readAllOf(t, b), data)
 	if d.Name != "disk.raw.xz" || d.Digest != "" || !strings.HasPrefix(d.Key, "url:") || im.Pinned != "" {
@@ -394,7 +394,7 @@ func TestURLs(t *testing.T) {
 	if d.Digest != want || b.Digest() != want || d.Key != want || im.Pinned == "" {
 		t.Errorf("disk is %+v of %+v", d, im)
 	}
-	off := newClient(t, Config{Dir: dir, Offline: true})
+	off := newClient(t, Config{Keep: keep, Offline: true})
 	_, kept, _ := open(t, off, s.URL+"/images/disk.raw.xz?v=2", Select{})
 	if kept.Size != int64(len(data)) {
 		t.Errorf("offline it has %d bytes", kept.Size)

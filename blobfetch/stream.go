@@ -10,7 +10,7 @@ import (
 )
 
 // stream reads a blob from a server that answers ranges with everything: one long body, read on as far as somebody wants.
-// What passes is kept in an unlinked temporary file, so that a second reader, or one that looks back, costs no second download.
+// What passes is kept in a Scratch, so that a second reader, or one that looks back, costs no second download.
 type stream struct {
 	r    *ranged
 	lock chan struct{} // holds one token; guards body, and writes of pos and kept
@@ -21,9 +21,16 @@ type stream struct {
 	kept atomic.Int64                // bytes [0, kept) of the blob are in the spool
 	near atomic.Int64                // how far ahead a read may be before ranges are tried once more
 
-	spool  atomic.Pointer[os.File]
-	full   bool // the spool's disk is: go on without keeping
+	spool  atomic.Pointer[Scratch] // made at the first byte
+	full   bool                    // no more is kept: there is no spool, no room in it, or it lost bytes
 	closed bool
+}
+
+// Scratch is a temporary file. ReadAt and WriteAt may be called in parallel; WriteAt fails when there is no room.
+type Scratch interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
 }
 
 const (
@@ -97,8 +104,8 @@ func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
 		err  error
 	}
 	for {
-		if s.has(off, len(p)) {
-			return s.fromSpool(p, off)
+		if s.fromSpool(p, off) {
+			return len(p), nil
 		}
 		if err := s.acquire(ctx); err != nil {
 			return 0, err
@@ -121,12 +128,13 @@ func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 }
 
-func (s *stream) fromSpool(p []byte, off int64) (int, error) {
-	n, err := s.spool.Load().ReadAt(p, off)
-	if n == len(p) {
-		return n, nil
+// fromSpool fills p if the spool has all of it, and can be read.
+func (s *stream) fromSpool(p []byte, off int64) bool {
+	if !s.has(off, len(p)) {
+		return false
 	}
-	return n, failf(ErrLocal, "", "temporary file: %w", err)
+	n, _ := (*s.spool.Load()).ReadAt(p, off)
+	return n == len(p)
 }
 
 // step moves the body one step towards p, or, if it is there, through it.
@@ -143,9 +151,12 @@ func (s *stream) step(ctx context.Context, p []byte, off int64) (n int, done boo
 	}
 	if off < pos && off < kept {
 		head := min(int64(len(p)), min(kept, pos)-off)
-		n, err = s.fromSpool(p[:head], off)
-		if err != nil || n == len(p) {
-			return n, true, err
+		if !s.fromSpool(p[:head], off) {
+			s.lose()
+			return 0, false, nil
+		}
+		if n = int(head); n == len(p) {
+			return n, true, nil
 		}
 	}
 	if off > pos {
@@ -176,20 +187,37 @@ func (s *stream) store(p []byte) {
 	// Last, so that nobody who looks without the lock sees a body that is ahead of what it left behind.
 	defer s.pos.Store(pos + int64(len(p)))
 	if skip := kept - pos; skip >= 0 && skip < int64(len(p)) && !s.full {
-		f := s.spool.Load()
-		if f == nil {
-			if f = newSpool(s.r.c.spoolDir()); f != nil {
-				s.spool.Store(f)
-			}
-		}
-		if f == nil {
+		if !s.keep(p[skip:], kept) {
 			s.full = true
-		} else if _, err := f.WriteAt(p[skip:], kept); err != nil {
-			s.full = true
-		} else {
-			s.kept.Store(pos + int64(len(p)))
+			return
 		}
+		s.kept.Store(pos + int64(len(p)))
 	}
+}
+
+// keep writes p to the spool, and makes the spool if there is none.
+func (s *stream) keep(p []byte, off int64) bool {
+	f := s.spool.Load()
+	if f == nil {
+		if s.r.c.cfg.Scratch == nil {
+			return false
+		}
+		made, err := s.r.c.cfg.Scratch()
+		if err != nil {
+			s.r.c.log.Warn("server ignores ranges, and its bytes cannot be kept", "host", s.r.host, "cause", err.Error())
+			return false
+		}
+		f = &made
+		s.spool.Store(f)
+	}
+	_, err := (*f).WriteAt(p, off)
+	return err == nil
+}
+
+// lose gives up a spool that cannot be read: its bytes are downloaded again. The lock is held.
+func (s *stream) lose() {
+	s.full = true
+	s.kept.Store(0)
 }
 
 // reopen begins a new body, at want if the server has learnt ranges, else at 0.
@@ -230,17 +258,7 @@ func (s *stream) close() error {
 	s.closed = true
 	s.drop()
 	if f := s.spool.Load(); f != nil {
-		return f.Close()
+		return (*f).Close()
 	}
 	return nil
-}
-
-// newSpool makes a temporary file without a name, or returns nil where none can be made.
-func newSpool(dir string) *os.File {
-	f, err := os.CreateTemp(dir, ".spool-*")
-	if err != nil {
-		return nil
-	}
-	os.Remove(f.Name())
-	return f
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 )
@@ -21,7 +19,7 @@ func whole(s *server, n int, w http.ResponseWriter, _ *http.Request) bool {
 func TestServerWithoutRangesSendsEachByteOnce(t *testing.T) {
 	data := noise(3, 3_000_000)
 	s := serve(t, data, whole)
-	b := s.web(t, newClient(t, Config{Dir: t.TempDir()}))
+	b := s.web(t, newClient(t, Config{Scratch: (&scratches{room: 4_000_000}).make}))
 	got := make([]byte, len(data))
 	order := rand.New(rand.NewPCG(1, 2)).Perm(60)
 	var wg sync.WaitGroup
@@ -53,19 +51,38 @@ func TestServerWithoutRangesSendsEachByteOnce(t *testing.T) {
 
 func TestServerWithoutRangesAndNowhereToKeep(t *testing.T) {
 	data := noise(3, 9_000_000)
-	s := serve(t, data, whole)
-	c := newClient(t, Config{})
-	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
-	b := s.web(t, c)
-	for _, off := range []int{8_000_000, 100, 4_000_000, 4_100_000, 8_900_000, 0} {
-		got := make([]byte, 100_000)
-		if err := b.ReadAt(t.Context(), got, int64(off)); err != nil {
-			t.Fatal(err)
-		}
-		wantBytes(t, got, data[off:off+100_000])
-	}
-	if b.src.(*ranged).stream.spool.Load() != nil {
-		t.Fatal("there was somewhere to keep")
+	for name, config := range map[string]struct {
+		scratch *scratches
+		kept    int64 // bytes of the blob from its start
+	}{
+		"no scratch files":      {nil, 0},
+		"none can be made":      {&scratches{refuse: true}, 0},
+		"no room":               {&scratches{room: 1}, 0},
+		"room for the start":    {&scratches{room: 2_000_000}, 1 << 20},
+		"it cannot be read":     {&scratches{room: 9_000_000, unreadable: true}, 0},
+		"it can be used":        {&scratches{room: 9_000_000}, 9_000_000},
+		"its last byte is lost": {&scratches{room: 8_999_999}, 8_900_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := Config{}
+			if config.scratch != nil {
+				cfg.Scratch = config.scratch.make
+			}
+			b := serve(t, data, whole).web(t, newClient(t, cfg))
+			for _, off := range []int{0, 8_000_000, 100, 4_000_000, 4_100_000, 8_900_000, 0, 1_000_000} {
+				got := make([]byte, 100_000)
+				if err := b.ReadAt(t.Context(), got, int64(off)); err != nil {
+					t.Fatal(err)
+				}
+				wantBytes(t, got, data[off:off+100_000])
+			}
+			if kept := b.src.(*ranged).stream.kept.Load(); config.kept-kept > 200_000 || kept-config.kept > 1_000_000 {
+				t.Errorf("%d bytes are kept, want %d", kept, config.kept)
+			}
+			if err := b.Close(); err != nil || config.scratch != nil && config.scratch.open.Load() != 0 {
+				t.Errorf("scratch files are still open: %v", err)
+			}
+		})
 	}
 }
 
@@ -88,7 +105,7 @@ func TestRangesAreUsedOnceTheServerHasWarmedUp(t *testing.T) {
 	s := serve(t, data, func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
 		return n <= 1 && whole(s, n, w, r)
 	})
-	b := s.web(t, newClient(t, Config{Dir: t.TempDir()}))
+	b := s.web(t, newClient(t, Config{Scratch: (&scratches{room: 4_000_000}).make}))
 	for _, off := range []int{1000, 50_000, 19_000_000, 3_000_000} {
 		got := make([]byte, 10_000)
 		if err := b.ReadAt(t.Context(), got, int64(off)); err != nil {
@@ -116,7 +133,7 @@ func TestBrokenLongBodyIsBegunAgainAndStillRight(t *testing.T) {
 				}
 				return whole(s, n, w, r)
 			})
-			c := newClient(t, Config{Dir: t.TempDir()})
+			c := newClient(t, Config{Scratch: (&scratches{room: 4_000_000}).make})
 			c.clock = (&fakeTime{}).clock()
 			b := s.web(t, c)
 			wantBytes(t, readAllOf(t, b), data)
@@ -137,7 +154,7 @@ func TestBodyBegunAgainIsKeptWhereItJoinsOn(t *testing.T) {
 		}
 		return whole(s, n, w, r)
 	})
-	c := newClient(t, Config{Dir: t.TempDir()})
+	c := newClient(t, Config{Scratch: (&scratches{room: 4_000_000}).make})
 	c.clock = (&fakeTime{}).clock()
 	b := s.web(t, c)
 	for _, off := range []int{0, 2_500_000} { // the steps to the second one lead across the byte at which the first body broke
@@ -166,7 +183,7 @@ func TestReaderThatGivesUpLeavesTheLongBodyToOthers(t *testing.T) {
 		_, _ = w.Write(s.data[100_000:])
 		return true
 	})
-	b := s.web(t, newClient(t, Config{Dir: t.TempDir()}))
+	b := s.web(t, newClient(t, Config{Scratch: (&scratches{room: 4_000_000}).make}))
 	if err := b.ReadAt(t.Context(), make([]byte, 50_000), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -184,11 +201,11 @@ func TestReaderThatGivesUpLeavesTheLongBodyToOthers(t *testing.T) {
 	}
 }
 
-func TestOpenBlobsLeaveNoFilesAndDescriptors(t *testing.T) {
+func TestClosedBlobsCloseTheirScratchFiles(t *testing.T) {
 	data := noise(3, 3_000_000)
 	s := serve(t, data, whole)
-	dir := t.TempDir()
-	c := newClient(t, Config{Dir: dir})
+	files := &scratches{room: 3_000_000}
+	c := newClient(t, Config{Scratch: files.make})
 	for range 5 {
 		im, err := c.Resolve(t.Context(), s.URL+"/x", Select{})
 		if err != nil {
@@ -207,26 +224,7 @@ func TestOpenBlobsLeaveNoFilesAndDescriptors(t *testing.T) {
 	}
 	c.Close()
 	s.CloseClientConnections()
-	left, err := filepath.Glob(filepath.Join(dir, ".spool-*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %q %v", left, err)
+	if made, open := files.made.Load(), files.open.Load(); made != 5 || open != 0 {
+		t.Errorf("%d scratch files were made and %d are still open, want 5 and none", made, open)
 	}
-	if n := spools(t, dir); n > 0 {
-		t.Errorf("%d temporary files are still open", n)
-	}
-}
-
-// spools counts the open unlinked files of a folder.
-func spools(t testing.TB, dir string) (n int) {
-	t.Helper()
-	all, err := filepath.Glob("/proc/self/fd/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, fd := range all {
-		if to, err := os.Readlink(fd); err == nil && filepath.Dir(to) == dir {
-			n++
-		}
-	}
-	return n
 }

@@ -45,6 +45,7 @@ type Disk struct {
 	file   File
 	format string
 	size   int64
+	stated bool // see SizeStated
 
 	// layout is nil when the disk is the first size bytes of the file.
 	layout layout
@@ -96,9 +97,10 @@ func Open(ctx context.Context, f File) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{file: f, format: format, size: f.Size()}
+	d := &Disk{file: f, format: format, size: f.Size(), stated: true}
 	switch format {
 	case "raw", "iso":
+		d.stated = gptSpansFile(h, d.size)
 		return d, nil
 	case "qcow2":
 		err = d.openQcow2(ctx, h)
@@ -128,6 +130,12 @@ func (d *Disk) Format() string { return d.format }
 // Identity reports that the disk is the image file: byte n of one is byte n of the other, for every n below Size
 // (the file may be longer). A caller may then do without the Disk and read the File, or hand the file to the kernel.
 func (d *Disk) Identity() bool { return d.layout == nil }
+
+// SizeStated reports that the image file itself states Size, so that a File that is cut off, or longer than it says, would
+// show. Headers and footers do in qcow2, vhd, vhdx, vdi and vmdk. A raw disk, or an ISO, states its size if its GUID partition table
+// says that its backup lies in the last sector of the file, for sectors of 512 or 4096 bytes (UEFI 2.10 section 5.3.2); else Size is only
+// the File's. Neither the backup nor any other byte behind the first 32 KiB of the file is read for the answer.
+func (d *Disk) SizeStated() bool { return d.stated }
 
 // checkRange refuses what does not lie within the disk.
 func (d *Disk) checkRange(verb string, off, n int64) error {

@@ -128,14 +128,16 @@ type memTree struct {
 	disks map[string]Disk
 	errs  map[string]error
 	gates map[string]chan struct{} // Open of these waits
+	stuck map[string]bool          // and of these does not look at its context
 	opens map[string]int
 	began chan string
+	ended chan error // the cause, when the context of a waiting Open ends
 }
 
 func newTree(disks map[string]Disk, fixed ...string) *memTree {
 	return &memTree{
 		fixed: fixed, disks: disks, errs: map[string]error{}, gates: map[string]chan struct{}{},
-		opens: map[string]int{}, began: make(chan string, 1000),
+		stuck: map[string]bool{}, opens: map[string]int{}, began: make(chan string, 1000), ended: make(chan error, 1000),
 	}
 }
 
@@ -154,14 +156,18 @@ func (m *memTree) Lookup(path string) Kind {
 func (m *memTree) Open(ctx context.Context, path string) (Disk, error) {
 	m.mu.Lock()
 	m.opens[path]++
-	gate := m.gates[path]
+	gate, stuck := m.gates[path], m.stuck[path]
 	m.mu.Unlock()
 	m.began <- path
 	if gate != nil {
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			m.ended <- context.Cause(ctx)
+			if !stuck {
+				return nil, ctx.Err()
+			}
+			<-gate
 		}
 	}
 	m.mu.Lock()

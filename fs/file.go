@@ -2,8 +2,6 @@ package fs
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"runtime/debug"
 	"sync/atomic"
@@ -23,99 +21,6 @@ type file struct {
 	disk  Disk      // nil while closed for being idle
 	users int       // open handles, and calls into the disk that are under way without one
 	idle  time.Time // when users last became 0
-}
-
-// A flight is one call of Tree.Open that any number of requests wait for.
-type flight struct {
-	done chan struct{}
-	file *file // when done is closed: either the file with its disk open, or err
-	err  error
-}
-
-// file returns the file at path, opening its disk if it was never opened or, with open set, if it is closed
-// now. The request only waits: the opening goes on without it.
-func (fs *filesystem) file(r *request, path string, open bool) (*file, error) {
-	fs.mu.Lock()
-	f := fs.files[path]
-	if f != nil && (f.disk != nil || !open) {
-		fs.mu.Unlock()
-		return f, nil
-	}
-	fl := fs.flights[path]
-	if fl == nil {
-		fl = &flight{done: make(chan struct{})}
-		fs.flights[path] = fl
-		fs.flying.Add(1)
-		go fs.fly(path, fl)
-	}
-	fs.mu.Unlock()
-	select {
-	case <-fl.done:
-		return fl.file, fl.err
-	case <-r.Done():
-		return nil, r.Err()
-	}
-}
-
-func (fs *filesystem) fly(path string, fl *flight) {
-	defer fs.flying.Done()
-	fs.count.opens.Add(1)
-	f, disk, err := fs.open(path)
-
-	fs.mu.Lock()
-	if err == nil {
-		if old := fs.files[path]; old == nil {
-			fs.files[path] = f
-			fs.listing.add(path)
-		} else if old.size == f.size {
-			f = old
-		} else {
-			err = fmt.Errorf("open %s: %d bytes, had %d before: the image changed", path, f.size, old.size)
-		}
-	}
-	if err == nil {
-		f.disk, f.idle = disk, time.Now()
-		fl.file = f
-	}
-	fl.err = err
-	delete(fs.flights, path)
-	fs.mu.Unlock()
-	close(fl.done)
-
-	if err != nil {
-		fs.count.openErrors.Add(1)
-		if fs.ctx.Err() == nil && fs.quiet.first(path, err) {
-			fs.log.Warn("cannot open", "path", path, "error", err)
-		}
-		fs.closeDisk(path, disk)
-	}
-}
-
-// open calls the Tree and asks the disk for what will never change.
-func (fs *filesystem) open(path string) (f *file, disk Disk, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			fs.log.Error("panic while opening", "path", path, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("open %s: internal error: %v", path, p)
-		}
-	}()
-	if disk, err = fs.tree.Open(fs.ctx, path); err != nil {
-		return nil, nil, err
-	}
-	if disk == nil {
-		return nil, nil, errors.New("open " + path + ": no disk and no error")
-	}
-	f = &file{path: path, size: disk.Size(), mtime: fs.mounted}
-	if f.size < 0 {
-		return nil, disk, fmt.Errorf("open %s: size %d", path, f.size)
-	}
-	f.local.Store(localBytes(disk, f.size))
-	if m, ok := disk.(ModTimer); ok {
-		if t := m.ModTime(); t.Unix() > 0 {
-			f.mtime = t
-		}
-	}
-	return f, disk, nil
 }
 
 // hold opens the file's disk if need be and counts one more user of it.

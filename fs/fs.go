@@ -11,11 +11,11 @@
 // # Rules
 //
 //   - A file never changes: its size, its modification time and its bytes are those of the first time it was
-//     opened. The kernel may therefore keep pages and names for as long as it likes. Only st_blocks, which
-//     counts the bytes held locally, moves; it is asked for again once a second.
+//     opened. The kernel may therefore keep pages and names for as long as it likes, unless an Invalidator takes
+//     bytes back. Only st_blocks, which counts the bytes held locally, moves; it is asked for again once a second.
 //   - stat(2) needs the exact size, so the first lookup of a file opens its disk, which may use the network.
-//     Opening happens once per path however many ask, and other names are served meanwhile. A failure is not
-//     kept: the next touch tries again.
+//     Opening happens once per path however many ask, and other names are served meanwhile. It is given up
+//     5 s after the last process that waits for it was killed. A failure is not kept: the next touch tries again.
 //   - The end of the file is decided here and nowhere else: a read is cut to the size before the disk sees it.
 //   - An interrupt cancels nothing that others may wait for. It only lets a process that is being killed stop
 //     waiting for a name.
@@ -66,9 +66,23 @@ type LocalSizer interface{ LocalBytes() int64 }
 
 // A Backer is a Disk that may have, by now, a local file of exactly its content. The kernel then reads that
 // file itself, if Config.Passthrough is set: at the speed of the local file, and with one copy of it in the page
-// cache instead of two. Whoever has the disk open already goes on through us. The file stays the disk's; it must
+// cache instead of two. Handles that are open already go on through us. The file stays the disk's; it must
 // stay open and unchanged until the disk is closed.
+//
+// A backing file cannot be revoked. The kernel reads it until the last handle and mapping of the disk's file is
+// closed, a guest's for weeks, whatever Backing or an Invalidator says meanwhile. So a disk gives only a file
+// whose content was verified, and that nothing rewrites.
 type Backer interface{ Backing() (*os.File, bool) }
+
+// An Invalidator is a Disk that may find out that bytes it gave were wrong, such as when the digest of all of them
+// differs. It is handed drop once, before its first read. drop makes the kernel forget the pages it has of the file, so that
+// the next access, through a handle or mapping that is open too, reads the disk anew.
+//
+// drop returns at once and may be called anywhere and at any time, in a read and after Close, too. The pages are
+// gone soon after: first the reads under way are answered, and what these bring is dropped with the rest. A disk must
+// give the right bytes, or fail, from before the call on. Pages that some process pins at that moment (splice(2), or as
+// the buffer of a direct write) and backing files stay as they are.
+type Invalidator interface{ OnInvalidate(drop func()) }
 
 // An Attributer is a Disk with extended attributes, which appear as user.machinefs.NAME. Attr is called with
 // the name alone, such as "digest"; a value may have 64 KiB. A Tree may be one, too: its attributes are those of
@@ -101,8 +115,9 @@ type Tree interface {
 	// the like in every directory they see.
 	Lookup(path string) Kind
 
-	// Open opens the disk at a path that is one of Names or a File. It may take long; ctx ends only with the
-	// mount. It is called again after an error, and after an idle disk was closed (Config.IdleClose), and
-	// must then give a disk with the same bytes. A disk that is an io.Closer is closed in the end.
+	// Open opens the disk at a path that is one of Names or a File. It may take long; ctx ends with the mount,
+	// 5 s after the last process that waited was killed, or when Open has returned. It is called again after an
+	// error, and after an idle disk was closed (Config.IdleClose), and must then give a disk with the same bytes.
+	// A disk that is an io.Closer is closed in the end.
 	Open(ctx context.Context, path string) (Disk, error)
 }

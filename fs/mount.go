@@ -77,7 +77,7 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 		}
 		return nil, explain(real, cfg, err)
 	}
-	s.fs.backing.server = raw
+	s.fs.backing.server, s.fs.pages.kernel = raw, raw
 	go s.serve(raw)
 	if err := raw.WaitMount(); err != nil {
 		detach(real)

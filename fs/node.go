@@ -42,7 +42,10 @@ type filesystem struct {
 	mounted time.Time
 	owner   fuse.Owner
 
+	abandonAfter time.Duration // the constant; tests shorten it, under mu
+
 	backing backings
+	pages   pages
 	count   counters
 	quiet   quiet
 
@@ -77,6 +80,8 @@ func newFilesystem(ctx context.Context, t Tree, names []string, cfg Config, owne
 		ctx:           ctx,
 		mounted:       time.Now(),
 		owner:         owner,
+		abandonAfter:  abandonAfter,
+		pages:         pages{log: cfg.Log},
 		nodes:         map[uint64]*node{rootID: {}},
 		files:         map[string]*file{},
 		flights:       map[string]*flight{},

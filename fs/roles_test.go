@@ -106,6 +106,7 @@ func playHold(args []string) error {
 	return f.Close()
 }
 
+// playMmap maps a file, and prints the hash of the mapping at once and for every line that it gets.
 func playMmap(args []string) error {
 	f, err := os.Open(args[0])
 	if err != nil {
@@ -121,7 +122,9 @@ func playMmap(args []string) error {
 	}
 	f.Close() // the mapping keeps it open
 	fmt.Printf("%x\n", sha256.Sum256(data))
-	io.Copy(io.Discard, os.Stdin)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fmt.Printf("%x\n", sha256.Sum256(data))
+	}
 	return nil
 }
 

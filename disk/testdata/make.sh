@@ -22,5 +22,13 @@ convert vdi static=off dynamic.vdi
 convert vmdk subformat=monolithicSparse sparse.vmdk
 convert vmdk subformat=streamOptimized stream.vmdk
 convert vhdx subformat=dynamic,block_size=1M dynamic.vhdx
+
+# Partitioned disks, by sfdisk 2.38 (fdisk) and sgdisk 1.0.9 (gdisk): the smallest table, and the usual one.
+truncate -s 12K sfdisk.raw
+printf 'label: gpt\nlabel-id: 6D616368-696E-6566-7321-000000000001\ntable-length: 4\nfirst-lba: 3\n' | sfdisk -q sfdisk.raw
+truncate -s 1M sgdisk.raw
+sgdisk -U 6D616368-696E-6566-7321-000000000002 -n 1:0:0 -u 1:6D616368-696E-6566-7321-000000000003 sgdisk.raw > /dev/null
+gzip -9n sfdisk.raw sgdisk.raw
+
 gzip -9n subclusters.qcow2 dynamic.vhd fixed.vhd dynamic.vdi sparse.vmdk stream.vmdk dynamic.vhdx
 rm disk.raw
