@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/fs"
 	"github.com/machinefs/machinefs/seekable"
@@ -59,11 +61,11 @@ func exitCode(err error) int {
 		return exitOK
 	case is[*usageError](err):
 		return exitUsage
-	case is[*localError](err):
+	case is[*localError](err), errors.Is(err, cache.ErrFull), errors.Is(err, cache.ErrNotOurs), isLossy(err):
 		return exitLocal
 	case is[*fs.MountError](err):
 		return exitMount
-	case is[*seekable.ChecksumError](err):
+	case is[*seekable.ChecksumError](err), is[*voucher.MismatchError](err):
 		return exitVerify
 	case is[*seekable.FormatError](err), is[*seekable.MemberError](err), is[*disk.FormatError](err):
 		return exitFormat

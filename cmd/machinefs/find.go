@@ -2,22 +2,20 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/seekable"
 )
 
 // An index of a blob is looked for, in this order:
 //
-//   - what this machine learned of it before (then nothing else is asked);
-//   - what the image's own manifest names, in the annotation indexAnnotation of the layer: the digest of the artifact in the same repository;
+//   - the spans that this machine learned before (then nothing else is asked);
+//   - the index that the image's own manifest names, in the annotation indexAnnotation of the layer: the digest of the artifact in the same repository;
 //   - the image's repository, under the tag that the blob's digest gives (indexTag): with --index-trust=repository, and if the image was not
 //     itself named by its digest, which promises more than a tag's writer can;
 //   - each --index-from: a file, a folder (an OCI layout, or one that holds the file indexFile), or a repository. A file, and a reference with a digest,
@@ -64,12 +62,16 @@ type place struct {
 	pinned bool   // its digest, or the file itself, was given by the user or the image's manifest
 }
 
-// badRecord marks, behind an index's name, that the index, or the blob read with it, turned out to be wrong.
-const badRecord = "badindex-"
+// A foreignIndex is an index made elsewhere.
+type foreignIndex struct{ id, place string }
 
-// proofRecord is how far an index from elsewhere is proved.
-const proofRecord = "indexproof"
+// The records of a blob that speak of indexes made elsewhere.
+const (
+	proofRecord = "indexproof" // how far the one in use is proved
+	badRecord   = "badindex-"  // with an index's name behind it: that one turned out to be wrong
+)
 
+// keepProof notes how far the index is proved.
 func (s *stack) keepProof(st *seekable.Stream) error {
 	evidence := st.Evidence()
 	if evidence == nil {
@@ -78,24 +80,19 @@ func (s *stack) keepProof(st *seekable.Stream) error {
 	return s.records.SetRecord(proofRecord, evidence)
 }
 
+// rejectIndex notes that an index is wrong: it is not used again for this blob.
+func (s *stack) rejectIndex(bad *seekable.IndexError) error {
+	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error()))
+}
+
 // closer is a function that is called at the end.
 type closer func() error
 
 func (c closer) Close() error { return c() }
 
-// distrust tells whether err is to be blamed on the index that s uses; then that index is not used again.
-func (s *stack) distrust(log *slog.Logger, err error) bool {
-	bad, ok := errors.AsType[*seekable.IndexError](err)
-	if !ok {
-		return false
-	}
-	log.Warn("the index is wrong or cannot be proved, going on without it; if it is wrong, so may be what was read with it", "image", s.image.Reference, "err", bad.Err)
-	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error())) == nil
-}
-
 // findIndex returns the blob's stream, opened with the first index that is found and believed; nil if there is none. That is never an error: the stream is
 // walked then.
-func (h *host) findIndex(ctx context.Context, s *stack, b blob, opt seekable.Options) *seekable.Layer {
+func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *seekable.Layer {
 	digest := s.source.Digest
 	if h.flags.indexTrust == trustNone || seekable.Learned(opt.Index) {
 		return nil
@@ -110,13 +107,13 @@ func (h *host) findIndex(ctx context.Context, s *stack, b blob, opt seekable.Opt
 		if !p.pinned && h.flags.indexTrust == trustPinned {
 			continue
 		}
-		l, err := h.openIndex(ctx, s, b, p, opt)
+		l, err := h.openIndex(ctx, s, p, opt)
 		if err != nil {
 			h.log.Debug("no index", "place", p.ref, "err", err)
 			continue
 		}
 		h.log.Info("index found", "image", s.image.Reference, "place", p.ref)
-		s.index.place = p.ref
+		s.index = foreignIndex{l.Index, p.ref}
 		return l
 	}
 	return nil
@@ -168,7 +165,7 @@ func absolute(path string) string {
 }
 
 // openIndex opens the index at p, if there is one, and the stream with it.
-func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, opt seekable.Options) (*seekable.Layer, error) {
+func (h *host) openIndex(ctx context.Context, s *stack, p place, opt seekable.Options) (*seekable.Layer, error) {
 	im, err := h.client.Resolve(ctx, p.ref, blobfetch.Select{Layer: "0"})
 	if err != nil {
 		return nil, err
@@ -181,22 +178,39 @@ func (h *host) openIndex(ctx context.Context, s *stack, b blob, p place, opt see
 	if err != nil {
 		return nil, err
 	}
-	opt.Doubt = !p.pinned
-	opt.Evidence, _ = s.records.Record(proofRecord)
-	noted := seekable.Remember(content, s.records.RecordPath("index"))
-	l, err := seekable.Indexed(ctx, b, s.source.Digest, noted, opt)
-	if err == nil {
-		if _, bad := s.records.Record(badRecord + l.Index); bad == nil {
-			err = fmt.Errorf("open index %s: it turned out to be wrong before", p.ref)
-		}
-	}
+	s.closers = append(s.closers, content)
+	kept, err := s.keepContent(d.Key, content)
 	if err != nil {
-		content.Close()
 		return nil, err
 	}
-	s.closers = append(s.closers, io.Closer(content), closer(func() error { return s.keepProof(l.Stream) }))
-	if err := noted.Seal(); err != nil {
-		h.log.Warn("opening again will ask for the index", "err", err)
+	opt.Doubt = !p.pinned
+	opt.Evidence, _ = s.records.Record(proofRecord)
+	l, err := seekable.Indexed(ctx, s.voucher, s.source.Digest, kept, opt)
+	if err != nil {
+		return nil, err
 	}
+	if _, bad := s.records.Record(badRecord + l.Index); bad == nil {
+		return nil, fmt.Errorf("open index %s: it turned out to be wrong before", p.ref)
+	}
+	s.closers = append(s.closers, closer(func() error { return s.keepProof(l.Stream) }))
 	return l, nil
+}
+
+// keepContent puts the cache on an index's own bytes. Its table carries a digest, and each state is judged by the span
+// that it leads to.
+func (s *stack) keepContent(key string, content *blobfetch.Blob) (byteSource, error) {
+	v, _, err := voucher.New(voucher.Config{Blob: content})
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.entry(key)
+	if err != nil {
+		return nil, err
+	}
+	f, err := e.File(&blobSpans{voucher: v})
+	if err != nil {
+		return nil, local(err)
+	}
+	s.closers = append(s.closers, f)
+	return f, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,6 +21,7 @@ type flags struct {
 	cacheDir  string
 	cacheSize size
 	span      size
+	memory    size
 
 	selection blobfetch.Select
 	tlsVerify bool
@@ -28,7 +30,8 @@ type flags struct {
 	certDir   string
 	offline   bool
 	stall     time.Duration
-	image     string // --default-image
+	idle      time.Duration // --idle-close
+	image     string        // --default-image
 
 	indexFrom  []string
 	indexTrust trust
@@ -40,6 +43,8 @@ type flags struct {
 func (f *flags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&f.cacheDir, "cache", defaultCache(), "folder in which fetched spans are kept")
+	f.memory = defaultMemory
+	fs.Var(&f.memory, "memory", "most memory that decoding takes: windows, spans and read-ahead of all images together")
 	fs.Var(&f.cacheSize, "cache-size", "most that the cache may take on disk, such as 20GiB; 0 is no limit")
 	fs.StringVar(&f.selection.Arch, "arch", "", "architecture of the image, such as x86_64 or aarch64 (default this machine's)")
 	fs.StringVar(&f.selection.DiskType, "disktype", "", "qemu, applehv or hyperv, for images published for several (default qemu)")
@@ -61,13 +66,19 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
+const (
+	defaultMemory = 512 << 20
+	minMemory     = 64 << 20 // bytes: a span, its input and a window of 8 MiB, twice
+)
+
+// defaultCache is a folder of the user's own; "" if there is none. A temporary folder would be anybody's.
 func defaultCache() string {
 	if os.Geteuid() == 0 {
 		return "/var/cache/machinefs"
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		dir = os.TempDir()
+		return ""
 	}
 	return filepath.Join(dir, "machinefs")
 }
@@ -83,14 +94,18 @@ func (f *flags) logger() (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
 }
 
-func (f *flags) client(log *slog.Logger) (*blobfetch.Client, error) {
+func (f *flags) client(log *slog.Logger, c *cache.Cache) (*blobfetch.Client, error) {
 	return blobfetch.New(blobfetch.Config{
-		Insecure: !f.tlsVerify, Creds: f.creds, AuthFile: f.authFile, CertDir: f.certDir, Offline: f.offline, Dir: filepath.Join(f.cacheDir, "refs"),
+		Insecure: !f.tlsVerify, Creds: f.creds, AuthFile: f.authFile, CertDir: f.certDir, Offline: f.offline,
+		Keep: c.Shelf("refs"), Scratch: func() (blobfetch.Scratch, error) { return c.Scratch() },
 		UserAgent: "machinefs/" + version, StallTimeout: f.stall, DefaultImage: f.image, Log: log,
 	})
 }
 
 func (f *flags) cache(log *slog.Logger) (*cache.Cache, error) {
+	if f.cacheDir == "" {
+		return nil, errors.New("open cache: neither HOME nor XDG_CACHE_HOME is set: give a folder with --cache")
+	}
 	return cache.Open(cache.Config{Dir: f.cacheDir, Limit: int64(f.cacheSize), Log: log})
 }
 

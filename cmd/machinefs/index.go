@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
@@ -49,36 +49,49 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 		return err
 	}
 	defer h.Close()
-	c := &copier{host: h}
-	defer c.close()
-	if c.stack, err = h.open(ctx, ref, f.selection, hooks{blob: c.verify, walk: true}); err != nil {
+	im, err := h.open(ctx, ref, f.selection, opening{walk: true, copying: true})
+	if err != nil {
 		return err
 	}
-	switch {
-	case c.outer == nil:
-		return &seekable.FormatError{Format: c.format(), Msg: "nothing to index: the blob is not a compressed stream"}
-	case c.check != nil:
-	case isFile(ref): // to read it once more is cheap
-		if c.source.Digest, err = digestOf(ctx, c.blob); err != nil {
+	defer im.Close()
+	return im.use(ctx, func(s *stack) error {
+		digest, err := s.learnAll(ctx, im)
+		if err != nil {
 			return fmt.Errorf("index %s: %w", ref, err)
 		}
-	default:
-		return &usageError{fmt.Errorf("index %s: the source gives no digest, and an index is of a digest: write it behind the reference, REF#sha256:…", ref)}
+		return s.publish(ctx, digest, file, push, out)
+	})
+}
+
+// learnAll reads the whole stream, so that all its spans are known, and returns the digest that the index speaks of.
+func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err error) {
+	if s.outer() == nil {
+		return "", &seekable.FormatError{Format: s.format(), Msg: "nothing to index: the blob is not a compressed stream"}
 	}
-	show := startProgress("index", c.outer.Size(), f.quiet, h.log, func() (int64, int64) { return c.filled.Load(), c.blob.Stats().Bytes })
-	err = c.outerFile.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{Progress: func(done, _ int64) { c.filled.Store(done) }})
-	if err == nil && !c.outer.Settled() {
-		// The bytes are kept, from a run that did not keep what it learned: walk again.
-		err = c.outer.ReadSpans(ctx, 0, c.outer.Size(), func(int64, []byte) error { return nil })
+	outer := s.kept[0]
+	if digest = s.source.Digest; digest == "" {
+		if !isFile(s.image.Reference) {
+			return "", &usageError{errors.New("the source gives no digest, and an index is of a digest: write it behind the reference, REF#sha256:…")}
+		}
+		if digest, err = digestOf(ctx, s.blob); err != nil { // to read a file once more is cheap
+			return "", err
+		}
 	}
-	if err == nil && c.check != nil {
-		err = c.check.Finish(ctx, math.MaxInt64)
+	var filled atomic.Int64
+	show := startProgress("index", outer.stream.Size(), s.host.flags.quiet, s.host.log, func() (int64, int64) {
+		return filled.Load(), s.blob.Stats().Bytes
+	})
+	defer show.finish()
+	progress := func(done, _ int64) { filled.Store(done) }
+	if err := outer.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{Progress: progress}); err != nil {
+		return "", err
 	}
-	show.finish()
-	if err != nil {
-		return fmt.Errorf("index %s: %w", ref, err)
+	if !outer.stream.Settled() { // the bytes are kept, from a run whose journal was damaged
+		if err := outer.stream.ReadSpans(ctx, 0, outer.stream.Size(), func(int64, []byte) error { return nil }); err != nil {
+			return "", err
+		}
 	}
-	return c.publish(ctx, file, push, out)
+	return digest, im.settle(ctx, s, math.MaxInt64)
 }
 
 func isFile(ref string) bool {
@@ -87,7 +100,7 @@ func isFile(ref string) bool {
 }
 
 // digestOf reads b for its digest.
-func digestOf(ctx context.Context, b blob) (string, error) {
+func digestOf(ctx context.Context, b byteSource) (string, error) {
 	sum := sha256.New()
 	p := make([]byte, 4<<20)
 	for off := int64(0); off < b.Size(); off += int64(len(p)) {
@@ -101,29 +114,27 @@ func digestOf(ctx context.Context, b blob) (string, error) {
 }
 
 // publish writes the index to a file and stores it where it was asked for.
-func (c *copier) publish(ctx context.Context, file, push string, out io.Writer) error {
-	digest := c.source.Digest
-	dir := c.host.cache.Dir()
-	if file != "" {
-		dir = filepath.Dir(file)
+func (s *stack) publish(ctx context.Context, digest, file, push string, out io.Writer) error {
+	path := file
+	if path == "" {
+		path = filepath.Join(s.host.cache.Dir(), "index") // it never gets this name
 	}
-	tmp, err := os.CreateTemp(dir, ".index-*")
+	tmp, err := createOutput(path, 0)
+	if err != nil {
+		return err
+	}
+	defer tmp.discard()
+	if err := errors.Join(s.outer().WriteIndex(ctx, tmp.f, digest), tmp.f.Chmod(0o644)); err != nil {
+		return local(err)
+	}
+	st, err := tmp.f.Stat()
 	if err != nil {
 		return local(err)
 	}
-	defer os.Remove(tmp.Name())
-	err = c.outer.WriteIndex(ctx, tmp, digest)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return local(err)
-	}
-	st, err := os.Stat(tmp.Name())
-	if err != nil {
-		return local(err)
-	}
-	fmt.Fprintf(out, "index of %s: %s, %.2f%% of the blob's %s\n", digest, human(st.Size()), 100*float64(st.Size())/float64(max(1, c.blob.Size())), human(c.blob.Size()))
+	fmt.Fprintf(out, "index of %s: %s, %.2f%% of the blob's %s\n", digest, human(st.Size()), 100*float64(st.Size())/float64(max(1, s.blob.Size())), human(s.blob.Size()))
 	if push != "" {
-		pinned, err := c.host.client.Push(ctx, push, blobfetch.Artifact{
-			File: tmp.Name(), Type: seekable.IndexMediaType, Tag: indexTag(digest), Title: indexFile(digest), Subject: c.image,
+		pinned, err := s.host.client.Push(ctx, push, blobfetch.Artifact{
+			File: tmp.name(), Type: seekable.IndexMediaType, Tag: indexTag(digest), Title: indexFile(digest), Subject: s.image,
 			Annotations: map[string]string{blobAnnotation: digest},
 		})
 		if err != nil {
@@ -132,8 +143,8 @@ func (c *copier) publish(ctx context.Context, file, push string, out io.Writer) 
 		fmt.Fprintf(out, "stored as %s\n", pinned)
 	}
 	if file != "" {
-		if err := os.Rename(tmp.Name(), file); err != nil {
-			return local(err)
+		if err := tmp.commit(); err != nil {
+			return err
 		}
 		fmt.Fprintf(out, "written to %s\n", file)
 	}

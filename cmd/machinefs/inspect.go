@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/cache"
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/seekable"
 	"github.com/spf13/cobra"
@@ -101,12 +102,13 @@ func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*
 	if len(chosen) == 0 {
 		return r, nil
 	}
-	s, err := h.open(ctx, ref, sel, hooks{glance: true})
+	opened, err := h.open(ctx, ref, sel, opening{glance: true})
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
-	c := &chosenReport{Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.verified(), Index: s.index.place}
+	defer opened.Close()
+	s := opened.cur.Load()
+	c := &chosenReport{Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.vouched(), Index: s.index.place}
 	if s.spans != nil {
 		c.ImageFile = s.spans.Size()
 		c.Spans, c.SpanSize, c.Entered = s.entered()
@@ -141,7 +143,7 @@ func (s *stack) entered() (n, size int64, how string) {
 }
 
 // runsOn reports whether what follows the first span has to be walked to.
-func runsOn(s seekable.Source, off, total int64) bool {
+func runsOn(s cache.Source, off, total int64) bool {
 	if off >= total {
 		return false
 	}
@@ -150,34 +152,29 @@ func runsOn(s seekable.Source, off, total int64) bool {
 	return run < start
 }
 
-// verified says what proves the bytes, without flattering.
-func (s *stack) verified() string {
+// vouched says what proves the bytes, without flattering.
+func (s *stack) vouched() string {
 	whole := "nothing proves the whole: the source gives no digest"
-	if d := s.source.Digest; d != "" {
-		whole = "the whole blob by " + d + ", when all of it is read"
+	switch d := s.source.Digest; {
+	case d != "" && s.voucher.Verified():
+		whole = "the whole blob by " + d + ", which was compared"
+	case d != "":
+		whole = "the whole blob by " + d + ", when all of it has been read"
 	}
-	check := "single ranges by nothing but the connection"
 	if s.index.id != "" {
 		return "each span by its SHA-256 in the index; the index, unless it was given, and " + whole
 	}
-	for _, l := range s.layers {
-		if c := formatChecks[l.Format]; c != "" {
-			check = c
-			break
-		}
-	}
-	return check + "; " + whole
+	return s.checks() + "; " + whole
 }
 
-// formatChecks are the checks of the formats, and of how much.
-var formatChecks = map[string]string{
-	"xz":        "each block by the xz file's check, each walked span by its SHA-256 from then on",
-	"zstd":      "each frame by its XXH64 where it has one, each walked span by its SHA-256 from then on",
-	"gzip":      "each member by its CRC-32, each walked span by its SHA-256 from then on",
-	"bzip2":     "each block by its CRC-32, each walked span by its SHA-256 from then on",
-	"lz4":       "each frame by its XXH32 where it has one, each walked span by its SHA-256 from then on",
-	"apple-lz4": "each walked span by its SHA-256 from then on",
-	"zip":       "the member by its CRC-32, each walked span by its SHA-256 from then on",
+// checks says which of the formats' own checks verify single ranges.
+func (s *stack) checks() string {
+	for _, l := range s.layers {
+		if c := seekable.Checks(l.Format); c != "" {
+			return c
+		}
+	}
+	return "single ranges by nothing but the connection"
 }
 
 func (r *report) print(w io.Writer) error {
@@ -266,7 +263,7 @@ func (g *glimpse) ReadAt(_ context.Context, p []byte, off int64) error {
 }
 
 // nextFormat names the layer that b begins with, as far as its first bytes tell.
-func nextFormat(ctx context.Context, b blob) string {
+func nextFormat(ctx context.Context, b byteSource) string {
 	head := make([]byte, min(512, b.Size()))
 	if err := b.ReadAt(ctx, head, 0); err != nil {
 		return "?"

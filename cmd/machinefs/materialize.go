@@ -13,10 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/disk"
-	"github.com/machinefs/machinefs/seekable"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -26,8 +25,9 @@ func newMaterialize(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "materialize REF FILE",
 		Short: "Make a full raw copy of an image: parallel, sparse and verified",
-		Long: `Make FILE a full raw copy of the image REF. What the cache has is not fetched again, so that a copy that was broken off goes on where
-it was (but for at most 32 MiB, where they are all that lacks to verify the digest); what is fetched is kept there, as a mount keeps it. FILE appears when it is whole, and replaces what had its name.`,
+		Long: `Make FILE a full raw copy of the image REF. Bytes in the cache are not fetched again, so that a copy that was
+broken off goes on where it was; bytes fetched are kept there, as a mount keeps them, unless the image is larger
+than --cache-size. FILE appears when it is whole and verified, and replaces a file of its name.`,
 		Example: `  machinefs materialize docker://quay.io/podman/machine-os:5.3 machine.raw
   machinefs materialize --no-cache https://example.org/disk.raw.xz disk.raw`,
 		Args: usage(cobra.ExactArgs(2)),
@@ -43,15 +43,26 @@ func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, 
 	if err := checkOutput(path); err != nil {
 		return err
 	}
+	err := copyWith(ctx, f, ref, path, noCache, out)
+	if big, ok := errors.AsType[*limitError](err); ok {
+		if !f.quiet {
+			fmt.Fprintf(os.Stderr, "machinefs: %v: copying without it\n", big)
+		}
+		err = copyWith(ctx, f, ref, path, true, out)
+	}
+	return err
+}
+
+// copyWith makes the copy, through the shared cache or through a folder of its own beside the output.
+func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out io.Writer) error {
 	if noCache {
-		// What has to be kept for a while, because the format needs it, lies beside FILE.
-		dir, err := os.MkdirTemp(filepath.Dir(path), ".machinefs-*")
+		dir, err := newPrivateDir(filepath.Dir(path))
 		if err != nil {
 			return local(err)
 		}
-		defer os.RemoveAll(dir)
+		defer dir.remove()
 		private := *f
-		private.cacheDir, private.cacheSize = dir, 0
+		private.cacheDir, private.cacheSize = dir.path, 0
 		f = &private
 	}
 	h, err := newHost(f)
@@ -59,150 +70,93 @@ func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, 
 		return err
 	}
 	defer h.Close()
-	for {
-		c := &copier{host: h, noCache: noCache}
-		err := c.copy(ctx, f, ref, path, out)
-		again := c.stack != nil && c.distrust(h.log, err)
-		c.close()
-		if !again {
-			return err
-		}
-	}
-}
-
-// copy makes the copy.
-func (c *copier) copy(ctx context.Context, f *flags, ref, path string, out io.Writer) (err error) {
 	begin := time.Now()
-	h := c.host
-	if c.stack, err = h.open(ctx, ref, f.selection, hooks{blob: c.verify, spans: c.tee}); err != nil {
+	im, err := h.open(ctx, ref, f.selection, opening{copying: true})
+	if err != nil {
 		return err
 	}
-	if c.out, err = createOutput(path, c.disk.Size()); err != nil {
-		return err
-	}
-	defer c.out.discard()
-	total := c.disk.Size()
-	if !c.disk.Identity() {
-		total += c.file.Size()
-	}
-	show := startProgress("materialize", total, f.quiet, h.log, func() (int64, int64) {
-		return c.filled.Load() + c.written.Load(), c.blob.Stats().Bytes
+	defer im.Close()
+	return im.use(ctx, func(s *stack) error {
+		c := &copier{stack: s, image: im, noCache: noCache}
+		proof, err := c.copy(ctx, path)
+		if err != nil {
+			return fmt.Errorf("materialize %s: %w", ref, err)
+		}
+		if !f.quiet {
+			fmt.Fprintf(out, "%s: %s from %s, fetched %s in %s; %s\n", path, human(s.disk.Size()), s.format(),
+				human(s.blob.Stats().Bytes), time.Since(begin).Round(100*time.Millisecond), proof)
+		}
+		return nil
 	})
-	err = c.run(ctx)
-	show.finish()
-	if err != nil {
-		return fmt.Errorf("materialize %s: %w", ref, err)
-	}
-	proof, err := c.proof(ctx)
-	if err != nil {
-		return err
-	}
-	if err := c.out.commit(); err != nil {
-		return err
-	}
-	if !f.quiet {
-		fmt.Fprintf(out, "%s: %s from %s, fetched %s in %s; %s\n", path, human(c.disk.Size()), c.format(),
-			human(c.blob.Stats().Bytes), time.Since(begin).Round(100*time.Millisecond), proof)
-	}
-	return nil
 }
 
-// A copier makes one copy.
+// A limitError says that an image does not fit into the cache.
+type limitError struct{ size, limit int64 }
+
+func (e *limitError) Error() string {
+	return fmt.Sprintf("the image's %s do not fit into the cache (--cache-size %s)", human(e.size), human(e.limit))
+}
+
+// A copier makes one copy of the disk of a stack.
 type copier struct {
 	*stack
-	host    *host
+	image   *image
 	noCache bool
 	out     *output
-	check   *hashed      // nil: the blob has no digest
-	direct  atomic.Bool  // spans go to the output as they are decoded
+	direct  bool         // the image file is the disk: spans go to the output as they are decoded
 	done    ranges       // of the disk, in the output
 	filled  atomic.Int64 // bytes of an image file that is not the disk itself
 	written atomic.Int64 // bytes of the disk
 }
 
-func (c *copier) close() {
-	if c.check != nil {
-		c.check.Close()
+// copy makes the copy, and says what vouches for its bytes.
+func (c *copier) copy(ctx context.Context, path string) (proof string, err error) {
+	if limit := int64(c.host.flags.cacheSize); !c.noCache && limit > 0 && c.file.Size() > limit {
+		return "", &limitError{c.file.Size(), limit}
 	}
-	if c.stack != nil {
-		c.stack.Close()
+	if c.out, err = createOutput(path, c.disk.Size()); err != nil {
+		return "", err
 	}
-}
-
-// The digest of a blob is proved by hashing all its bytes in order. How far that went is a record of the cache's, so that a copy that was broken
-// off can go on with it.
-const hashRecord = "hash"
-
-// verify puts a Verifier on the blob.
-func (c *copier) verify(b blob, digest string, records *cache.Entry) blob {
-	if digest == "" {
-		return b
+	defer c.out.discard()
+	c.direct = c.whole()
+	total := c.disk.Size()
+	if !c.direct {
+		total += c.file.Size()
 	}
-	v, err := blobfetch.NewVerifier(b, digest, c.host.flags.cacheDir)
-	if err != nil {
-		c.host.log.Warn("the blob is not verified whole", "err", err)
-		return b
-	}
-	if state, err := records.Record(hashRecord); err == nil {
-		if err := v.Restore(state); err != nil {
-			c.host.log.Debug("hash from the start", "err", err)
-		}
-	}
-	if c.check != nil { // of a disk that turned out not to be the one
-		c.check.Close()
-	}
-	c.check = &hashed{Verifier: v, path: records.RecordPath(hashRecord)}
-	return c.check
-}
-
-// A hashed blob notes now and then how far its bytes were hashed.
-type hashed struct {
-	*blobfetch.Verifier
-	path  string // the state carries its own check: it need not be written with care
-	mu    sync.Mutex
-	noted atomic.Int64
-}
-
-const noteEvery = 8 << 20 // bytes: what a copy that goes on fetches again, at the most, to go on hashing
-
-func (v *hashed) ReadAt(ctx context.Context, p []byte, off int64) error {
-	err := v.Verifier.ReadAt(ctx, p, off)
-	if at := v.Progress(); at >= v.noted.Load()+noteEvery || at == v.Size() {
-		v.note(at)
-	}
-	return err
-}
-
-func (v *hashed) note(at int64) {
-	if !v.mu.TryLock() {
-		return
-	}
-	defer v.mu.Unlock()
-	if at <= v.noted.Load() {
-		return
-	}
-	if state, err := v.State(); err == nil && os.WriteFile(v.path, state, 0o600) == nil {
-		v.noted.Store(at)
-	}
-}
-
-// tee puts the output beside the cache.
-func (c *copier) tee(src seekable.Source) seekable.Source { return &teed{src, c} }
-
-type teed struct {
-	seekable.Source
-	c *copier
-}
-
-func (t *teed) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
-	return t.Source.ReadSpans(ctx, start, end, func(off int64, p []byte) error {
-		if t.c.direct.Load() && t.c.spans == seekable.Source(t) {
-			if err := t.c.write(p, off); err != nil {
-				return err
-			}
-		}
-		return keep(off, p)
+	show := startProgress("materialize", total, c.host.flags.quiet, c.host.log, func() (int64, int64) {
+		return c.filled.Load() + c.written.Load(), c.blob.Stats().Bytes
 	})
+	err = c.run(ctx)
+	if err == nil {
+		proof, err = c.prove(ctx)
+	}
+	show.finish()
+	if err != nil {
+		return "", err
+	}
+	return proof, c.out.commit()
+}
+
+// prove compares the digest of the bytes that the output was made of, and says what vouches for them.
+func (c *copier) prove(ctx context.Context) (string, error) {
+	if c.source.Digest == "" {
+		return "no digest to verify it by", nil
+	}
+	rest := int64(math.MaxInt64)
+	if c.host.flags.offline {
+		rest = 0
+	}
+	err := c.image.settle(ctx, c.stack, rest)
+	if missing, ok := errors.AsType[*voucher.IncompleteError](err); ok && c.host.flags.offline && !missing.Lossy {
+		return fmt.Sprintf("%s; %s were never fetched, without which %s cannot be verified", c.checks(), human(missing.Missing), c.source.Digest), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if c.index.id != "" && c.outer().Evidence() == nil {
+		return fmt.Sprintf("verified %s, decoded as the given index says", c.source.Digest), nil
+	}
+	return "verified " + c.source.Digest, nil
 }
 
 // write writes disk bytes to the output.
@@ -220,25 +174,26 @@ func (c *copier) write(p []byte, off int64) error {
 
 // run brings every byte of the disk into the output.
 func (c *copier) run(ctx context.Context) error {
-	if c.disk.Identity() && c.disk.Size() == c.file.Size() {
-		c.direct.Store(true)
-		if c.noCache {
-			if err := c.pass(ctx); err != nil {
-				return err
-			}
-		}
+	if err := c.fill(ctx); err != nil {
+		return err
 	}
-	if !c.direct.Load() || !c.noCache {
-		o := cache.FillOptions{}
-		if !c.direct.Load() {
-			o.Progress = func(done, _ int64) { c.filled.Store(done) }
-		}
-		if err := c.file.Fill(ctx, 0, math.MaxInt64, o); err != nil {
-			return err
-		}
-	}
-	c.direct.Store(false)
 	return c.copyRest(ctx)
+}
+
+// fill fetches the image file; spans that are disk bytes go to the output at once.
+func (c *copier) fill(ctx context.Context) error {
+	var o cache.FillOptions
+	if c.direct {
+		write := c.write
+		c.spans.to.Store(&write)
+		defer c.spans.to.Store(nil)
+		if c.noCache {
+			return c.pass(ctx)
+		}
+	} else {
+		o.Progress = func(done, _ int64) { c.filled.Store(done) }
+	}
+	return c.file.Fill(ctx, 0, math.MaxInt64, o)
 }
 
 // pass decodes all spans that are not in the output yet, and keeps nothing.
@@ -266,13 +221,21 @@ func (c *copier) pass(ctx context.Context) error {
 				if start >= size {
 					return nil
 				}
-				if err := src.ReadSpans(ctx, start, end, func(int64, []byte) error { return nil }); err != nil {
+				if err := src.ReadSpans(ctx, start, end, c.seen); err != nil {
 					return err
 				}
 			}
 		})
 	}
 	return g.Wait()
+}
+
+// seen hands a blob's own bytes to the hash, which reads them from the cache elsewhere.
+func (c *copier) seen(off int64, p []byte) error {
+	if len(c.kept) > 0 {
+		return nil
+	}
+	return c.voucher.Saw(context.Background(), p, off, false)
 }
 
 const (
@@ -311,42 +274,4 @@ func (c *copier) copyRest(ctx context.Context) error {
 		}
 	}
 	return g.Wait()
-}
-
-// maxAgain bounds what is fetched a second time for nothing but the digest.
-const maxAgain = 32 << 20
-
-// proof says what vouches for the bytes.
-func (c *copier) proof(ctx context.Context) (string, error) {
-	if c.check == nil {
-		return "no digest to verify it by", nil
-	}
-	again := int64(maxAgain)
-	if c.host.flags.offline {
-		again = 0
-	}
-	err := c.check.Finish(ctx, again)
-	if missing, ok := errors.AsType[*blobfetch.IncompleteError](err); ok {
-		return fmt.Sprintf("verified by the format's checks (%s were here already and were not fetched again to verify %s)", human(missing.Missing), c.blob.Digest()), nil
-	}
-	if err != nil {
-		if c.index.id != "" && errors.Is(err, blobfetch.ErrVerify) {
-			c.records.SetRecord(badRecord+c.index.id, []byte(err.Error()))
-		}
-		return "", err
-	}
-	c.check.note(c.check.Size()) // the next copy has nothing to hash
-	if c.index.id == "" {
-		return "verified " + c.blob.Digest(), nil
-	}
-	if c.whole() && c.outerFile == c.file {
-		c.outer.SetHistory(c.out.ReadAt)
-	}
-	if err := c.outer.Prove(ctx); err != nil {
-		return "", fmt.Errorf("materialize %s: %w", c.image.Reference, err)
-	}
-	if c.outer.Evidence() == nil {
-		return fmt.Sprintf("verified %s, decoded as the given index says", c.blob.Digest()), nil
-	}
-	return "verified " + c.blob.Digest(), nil
 }

@@ -42,6 +42,7 @@ DIR/quay.io/podman/machine-os:5.3.raw, or with a variant DIR/quay.io/podman/mach
 		},
 	}
 	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
+	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute, "how long an image that no process has open stays open here; an open image is not evicted from the cache")
 	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0, "let other users read the mount (libvirt runs qemu as another user)")
 	return cmd
 }
@@ -53,7 +54,7 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 	}
 	defer h.Close()
 	srv, err := fs.Mount(dir, newTree(h, n), fs.Config{
-		AllowOther: allowOther, Passthrough: true, IdleClose: idleClose, ErrnoOf: errnoOf, Log: h.log,
+		AllowOther: allowOther, Passthrough: true, IdleClose: f.idle, ErrnoOf: errnoOf, Log: h.log,
 	})
 	if err != nil {
 		return err
@@ -72,9 +73,6 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 	}
 	return nil
 }
-
-// idleClose is how long an image stays open that nobody has open: what is open is not evicted from the cache.
-const idleClose = 10 * time.Minute
 
 // errnoOf names the errno of what a lookup may fail with; reads fail with EIO whatever it was.
 func errnoOf(err error) syscall.Errno {

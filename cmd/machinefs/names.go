@@ -22,10 +22,11 @@ type names struct {
 	sel   blobfetch.Select  // of references that say nothing else
 }
 
-// A target is what a name stands for.
+// A target is the image that a name stands for.
 type target struct {
-	ref string
-	sel blobfetch.Select
+	ref    string
+	sel    blobfetch.Select
+	listed bool // by whoever mounted
 }
 
 const suffix = ".raw"
@@ -51,7 +52,7 @@ func (n *names) set(name, ref string) error {
 			return &usageError{fmt.Errorf("image names %q and %q: one is in the way of the other", have, name)}
 		}
 	}
-	n.fixed[name] = target{ref, n.sel}
+	n.fixed[name] = target{ref, n.sel, true}
 	return nil
 }
 
@@ -142,5 +143,5 @@ func (n *names) onDemand(dir, name string) (target, bool) {
 	if !lastPart.MatchString(name) {
 		return target{}, false
 	}
-	return target{"docker://" + dir + name, sel}, true
+	return target{ref: "docker://" + dir + name, sel: sel}, true
 }

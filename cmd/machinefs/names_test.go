@@ -48,7 +48,7 @@ func TestNamesInTheMount(t *testing.T) {
 		{"quay.io/podman/a:b:c.raw", false, false, "", "", ""},
 	} {
 		got, disk, dir := n.find(c.path)
-		want := target{c.ref, blobfetch.Select{Arch: c.arch, DiskType: c.kind}}
+		want := target{ref: c.ref, sel: blobfetch.Select{Arch: c.arch, DiskType: c.kind}}
 		if disk != c.disk || dir != c.dir || disk && got != want {
 			t.Errorf("%s: disk %v, folder %v, %+v; want %v, %v, %+v", c.path, disk, dir, got, c.disk, c.dir, want)
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,10 +40,13 @@ func createOutput(path string, size int64) (*output, error) {
 	if err == nil {
 		o.f = os.NewFile(uintptr(fd), path)
 	} else {
+		base := filepath.Base(path)
+		sweepPrivate(filepath.Join(dir, "."+escapeGlob(base)+".*.part"))
 		o.tmp = partial(path)
 		if o.f, err = os.OpenFile(o.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 			return nil, local(fmt.Errorf("create %s: %w", path, err))
 		}
+		unix.Flock(int(o.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // so that no sweep takes it for a dead process's
 	}
 	if err := o.f.Truncate(size); err != nil {
 		o.discard()
@@ -53,6 +57,11 @@ func createOutput(path string, size int64) (*output, error) {
 
 func partial(path string) string {
 	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.part", filepath.Base(path), os.Getpid()))
+}
+
+// escapeGlob makes a name a pattern that matches it alone.
+func escapeGlob(name string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
 }
 
 func kindOf(m fs.FileMode) string {
@@ -120,11 +129,14 @@ func zeroLen(p []byte) int {
 	return len(p)
 }
 
+// name is a path of the file, which may have no name yet, for this process.
+func (o *output) name() string { return fmt.Sprintf("/proc/self/fd/%d", o.f.Fd()) }
+
 // commit gives the file its name. A file that has the name already is replaced.
 func (o *output) commit() error {
 	if o.tmp == "" {
 		link := func(name string) error {
-			return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", o.f.Fd()), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
+			return unix.Linkat(unix.AT_FDCWD, o.name(), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
 		}
 		err := link(o.path)
 		if errors.Is(err, fs.ErrExist) {

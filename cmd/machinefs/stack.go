@@ -4,23 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
 	"slices"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/seekable"
+	"golang.org/x/sync/semaphore"
 )
 
 // maxLayers bounds how deep an image file may be wrapped: gzip > tar > xz is three.
 const maxLayers = 8
 
-// A host is what all images of a process share.
+// A host is shared by all images of a process.
 type host struct {
 	client *blobfetch.Client
 	cache  *cache.Cache
+	memory *semaphore.Weighted // bytes, --memory
 	flags  *flags
 	log    *slog.Logger
 }
@@ -28,6 +32,9 @@ type host struct {
 func newHost(f *flags) (*host, error) {
 	if f.span <= 0 || f.span > seekable.MaxSpan {
 		return nil, &usageError{fmt.Errorf("--span %s: want more than 0 and at most 16MiB", &f.span)}
+	}
+	if f.memory < minMemory {
+		return nil, &usageError{fmt.Errorf("--memory %s: want at least %s", &f.memory, human(minMemory))}
 	}
 	log, err := f.logger()
 	if err != nil {
@@ -37,12 +44,12 @@ func newHost(f *flags) (*host, error) {
 	if err != nil {
 		return nil, local(err)
 	}
-	client, err := f.client(log)
+	client, err := f.client(log, c)
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
-	return &host{client: client, cache: c, flags: f, log: log}, nil
+	return &host{client: client, cache: c, memory: semaphore.NewWeighted(int64(f.memory)), flags: f, log: log}, nil
 }
 
 func (h *host) Close() {
@@ -50,21 +57,26 @@ func (h *host) Close() {
 	h.cache.Close()
 }
 
-// A stack is one disk with all that it is read through: disk on cache on seekable (as often as there are layers) on blobfetch.
+// A stack is one disk with all that it is read through: disk on cache on seekable (as often as there are layers) on
+// the voucher on blobfetch.
 type stack struct {
-	image     *blobfetch.Image
-	source    blobfetch.Disk
-	blob      *blobfetch.Blob
-	records   *cache.Entry // what was learned of the blob: it is kept apart from the bytes, and outlives their eviction
-	layers    []layer
-	spans     seekable.Source // what the cache is filled from
-	file      *cache.File     // the image file: what the innermost layer decodes to, or the blob itself
-	disk      *disk.Disk
-	outer     *seekable.Stream           // the outermost layer, if it is a stream: what an index is of
-	outerFile *cache.File                // what that decodes to
-	index     struct{ id, place string } // the index that somebody else made and the blob is read with; empty: none
-	guard     *guard                     // nil, unless the blob is read with somebody else's index
-	inner     string                     // of a glance that did not reach the disk: what is known to come next
+	pin
+	host    *host
+	opening opening
+
+	blob     *blobfetch.Blob
+	records  *cache.Entry // of the blob: its bytes read at opening, and the spans learned; they outlive the decoded bytes
+	blobFile *cache.File  // the blob's own bytes, as far as they are kept
+	voucher  *voucher.Voucher
+	known    bool // the voucher goes on with an earlier run's
+
+	layers []layer
+	kept   []keptLayer // streams and their decoded bytes, outermost first
+	spans  *tap        // the image file's source
+	file   *cache.File // the image file: the innermost stream's decoded bytes, or blobFile
+	disk   *disk.Disk
+	index  foreignIndex // the index made elsewhere that the blob is read with; zero: none
+	inner  string       // of a glance that did not reach the disk: the layer that comes next
 
 	closers []io.Closer
 }
@@ -76,100 +88,38 @@ type layer struct {
 	Size   int64  `json:"size"`
 }
 
-// blob is what seekable and disk read from.
-type blob interface {
+// A keptLayer is a stream with the cache file of its decoded bytes.
+type keptLayer struct {
+	stream *seekable.Stream
+	file   *cache.File
+}
+
+// A byteSource is read by seekable and disk.
+type byteSource interface {
 	Size() int64
 	ReadAt(ctx context.Context, p []byte, off int64) error
 }
 
-// hooks let a command see the bytes that pass. Any may be nil.
-type hooks struct {
-	blob  func(b blob, digest string, records *cache.Entry) blob // compressed ones
-	spans func(seekable.Source) seekable.Source                  // decoded ones, of each layer
-
-	// glance opens for a look only: of streams that are not kept yet, no more than the first bytes are decoded.
-	glance bool
-
-	walk bool // no index is looked for, because one is to be made
-
-	measuring func() // a stream begins to be read for its size
-}
-
-// open resolves ref and builds its stack.
-func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, hook hooks) (*stack, error) {
-	im, err := h.client.Resolve(ctx, ref, sel)
-	if err != nil {
-		return nil, err
-	}
-	disks, err := im.Match(sel)
-	if err != nil {
-		return nil, err
-	}
-	if len(disks) > 1 && !disks[0].Tar {
-		_, err := im.Choose(sel)
-		return nil, err
-	}
-	// Of a container's layers, the last that has the file is the one that counts.
-	for _, d := range slices.Backward(disks) {
-		var s *stack
-		if s, err = h.stack(ctx, im, d, sel, hook); err == nil {
-			return s, nil
-		}
-		if !is[*seekable.MemberError](err) {
-			break
-		}
-	}
-	return nil, fmt.Errorf("open %s: %w", im.Reference, err)
-}
-
-// stack builds the stack of one disk of im; should an index turn out to be wrong at that, without it.
-func (h *host) stack(ctx context.Context, im *blobfetch.Image, d blobfetch.Disk, sel blobfetch.Select, hook hooks) (*stack, error) {
-	for {
-		s := &stack{image: im, source: d}
-		err := s.build(ctx, h, sel, hook)
-		if s.outer != nil && (err != nil || hook.glance) { // a glance goes no further than what the index says
-			if wrong := s.outer.ProveFront(ctx); wrong != nil {
-				err = wrong
-			}
-		}
-		if err == nil {
-			return s, nil
-		}
-		again := s.distrust(h.log, err)
-		s.Close()
-		if !again {
-			return nil, err
-		}
-	}
+// An opening says how an image is opened.
+type opening struct {
+	glance   bool   // for a look: no more than the first bytes of a stream that is not kept are decoded
+	walk     bool   // no index is looked for, because one is to be made
+	copying  bool   // all of it will be read: nothing is read through for its size alone
+	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
+	measure  func() // called when a stream begins to be read for its size; nil: nobody wants to know
+	near     func() // called when nearly all of the blob has passed
 }
 
 // build goes from the blob up, a layer at a time.
-func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook hooks) (err error) {
-	if s.blob, err = h.client.Open(ctx, s.source); err != nil {
+func (s *stack) build(ctx context.Context) (err error) {
+	if err := s.openBlob(ctx); err != nil {
 		return err
 	}
-	s.closers = append(s.closers, s.blob)
 	key := s.source.Key
-	if s.records, err = s.entry(h, key); err != nil {
-		return err
-	}
-	noted := seekable.Remember(s.blob, s.records.RecordPath("notes"))
-	var b blob = noted
-	if hook.blob != nil { // it sees what was noted as well, so that a digest needs no byte twice
-		b = hook.blob(noted, s.blob.Digest(), s.records)
-	}
+	var b byteSource = s.voucher
 	for {
-		opt := seekable.Options{
-			Span: int64(h.flags.span), Member: sel.Path, Log: h.log, Compact: hook.walk,
-			Index: s.records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))),
-		}
-		if s.file == nil { // else what is read passes through a layer, and is no metadata
-			noted.Resume()
-		}
-		l, err := s.peel(ctx, h, b, opt, hook)
-		if err := noted.Seal(); err != nil {
-			h.log.Warn("opening again will ask the source", "err", err)
-		}
+		s.voucher.Opening(s.file == nil, false) // behind a stream's beginning, the bytes read are data
+		l, err := s.peel(ctx, b)
 		if errors.Is(err, errBeyond) {
 			s.inner = nextFormat(ctx, b) + " > …"
 			return nil
@@ -183,33 +133,25 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 		if len(s.layers) == maxLayers {
 			return &seekable.FormatError{Format: l.Format, Msg: fmt.Sprintf("the image is wrapped in more than %d layers", maxLayers)}
 		}
-		key += "/" + l.Format
-		if l.Index != "" {
-			key += "+" + l.Index // until the blob is verified whole, its bytes are as good as this index
+		if key += "/" + l.Format; l.Index != "" {
+			key += "+" + l.Index // until the blob is verified whole, its decoded bytes are as good as this index
 		}
-		if l.Stream != nil {
-			if len(s.layers) == 0 {
-				s.outer = l.Stream
-			}
-			s.closers = append(s.closers, l.Stream)
-			if b, err = s.keep(ctx, h, key, l.Stream, hook); err != nil {
-				return err
-			}
-			l.Stream.SetHistory(s.file.ReadAt)
-			if s.outer == l.Stream {
-				s.outerFile = s.file
-			}
-			s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
-		} else {
+		if l.Stream == nil {
+			b = l.Blob
 			key += ":" + l.Member
-			b, s.file = l.Blob, nil
 			s.layers = append(s.layers, layer{Format: l.Format, Member: l.Member, Size: b.Size()})
+			continue
 		}
-	}
-	if s.file == nil { // nothing was decoded: what is kept is the image file itself
-		if b, err = s.keep(ctx, h, key+"/raw", seekable.NewPlain(b), hook); err != nil {
+		if b, err = s.keep(ctx, key, l.Stream); err != nil {
 			return err
 		}
+		s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
+	}
+	if s.file == nil { // nothing is decoded: the blob's own bytes are the image file, or hold it
+		s.file = s.blobFile
+		s.voucher.Opening(false, true)
+	} else {
+		s.voucher.Opening(false, false)
 	}
 	if s.disk, err = disk.Open(ctx, b); errors.Is(err, errBeyond) {
 		s.inner = "image file whose tables lie further in"
@@ -217,41 +159,67 @@ func (s *stack) build(ctx context.Context, h *host, sel blobfetch.Select, hook h
 	} else if err != nil {
 		return err
 	}
+	return s.confirmSize(ctx)
+}
+
+// openBlob opens the blob, its entry in the cache and its voucher.
+func (s *stack) openBlob(ctx context.Context) (err error) {
+	if s.blob, err = s.host.client.Open(ctx, s.source); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.blob)
+	if s.records, err = s.entry(s.source.Key); err != nil {
+		return err
+	}
+	c := voucher.Config{Blob: s.blob, Digest: s.source.Digest, Chain: s.records.RecordPath("chain"), Near: s.opening.near}
+	if c.Digest != "" {
+		if _, err := blobfetch.NewHash(c.Digest); err != nil {
+			return err
+		}
+		c.Hash = func() hash.Hash {
+			sum, _ := blobfetch.NewHash(c.Digest) // it did just now
+			return sum
+		}
+	}
+	if s.voucher, s.known, err = voucher.New(c); err != nil {
+		return local(err)
+	}
+	src := &tap{Source: &blobSpans{voucher: s.voucher}}
+	if s.blobFile, err = s.records.File(src); err != nil {
+		s.voucher.Close()
+		return local(err)
+	}
+	s.spans = src
+	if !s.known {
+		// Nothing says that the bytes kept are those that the hash is about to see.
+		if err := s.blobFile.Forget(); err != nil {
+			s.voucher.Close()
+			return local(err)
+		}
+	}
+	s.voucher.Attach(s.blobFile)
+	s.closers = append(s.closers, s.blobFile, s.voucher)
 	return nil
 }
 
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
-func (s *stack) peel(ctx context.Context, h *host, b blob, opt seekable.Options, hook hooks) (*seekable.Layer, error) {
-	if len(s.layers) > 0 || hook.walk {
+func (s *stack) peel(ctx context.Context, b byteSource) (*seekable.Layer, error) {
+	opt := seekable.Options{
+		Span: int64(s.host.flags.span), Member: s.member, Log: s.host.log, Compact: s.opening.walk,
+		Index: s.records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))), Memory: s.host.memory,
+		MemoryTotal: int64(s.host.flags.memory), Depth: len(s.kept),
+	}
+	if len(s.layers) > 0 || s.opening.walk {
 		return seekable.Peel(ctx, b, opt)
 	}
-	under := b
-	var g *guard
-	if hook.blob == nil && s.source.Digest != "" { // else the hook watches
-		var err error
-		if g, err = newGuard(s.blob, h.cache.Dir(), s.image.Reference, s.records, h.log); err != nil {
-			return nil, err
-		}
-		under = g
+	if l := s.host.findIndex(ctx, s, opt); l != nil {
+		return l, nil
 	}
-	l := h.findIndex(ctx, s, under, opt)
-	if l == nil {
-		if g != nil {
-			g.Close()
-		}
-		return seekable.Peel(ctx, b, opt)
-	}
-	if g != nil {
-		g.index, g.prove = l.Index, l.Stream.Prove
-		s.guard = g
-		s.closers = append(s.closers, g)
-	}
-	s.index.id = l.Index
-	return l, nil
+	return seekable.Peel(ctx, b, opt)
 }
 
-func (s *stack) entry(h *host, key string) (*cache.Entry, error) {
-	e, err := h.cache.Entry(key, s.image.Reference)
+func (s *stack) entry(key string) (*cache.Entry, error) {
+	e, err := s.host.cache.Entry(key, s.image.Reference)
 	if err != nil {
 		return nil, local(err)
 	}
@@ -259,43 +227,43 @@ func (s *stack) entry(h *host, key string) (*cache.Entry, error) {
 	return e, nil
 }
 
-// keep puts the cache on src. A stream whose size is not known is walked to its end first.
-func (s *stack) keep(ctx context.Context, h *host, key string, src seekable.Source, hook hooks) (blob, error) {
-	if hook.spans != nil {
-		src = hook.spans(src)
-	}
-	e, err := s.entry(h, key)
+// keep puts the cache on st. A stream whose size is not known is walked to its end first.
+func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byteSource, error) {
+	s.closers = append(s.closers, st)
+	e, err := s.entry(key)
 	if err != nil {
 		return nil, err
 	}
+	src := &tap{Source: st}
 	f, err := e.File(src)
 	if err != nil {
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, f)
+	if !s.known {
+		if err := errors.Join(st.Forget(), f.Forget()); err != nil {
+			return nil, local(err)
+		}
+	}
+	s.kept = append(s.kept, keptLayer{st, f})
 	s.spans, s.file = src, f
-	if hook.glance && (f.Size() < 0 || !f.Complete()) {
-		if st, ok := src.(*seekable.Stream); ok {
-			return glance(ctx, st)
-		}
+	st.SetHistory(f.ReadAt)
+	if s.opening.glance && (f.Size() < 0 || !f.Complete()) {
+		return glance(ctx, st)
 	}
-	if f.Size() < 0 {
-		h.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
-		if hook.measuring != nil {
-			hook.measuring()
-		}
-		if err := f.Measure(ctx, nil); err != nil {
-			return nil, err
-		}
+	return f, s.measure(ctx, st, f)
+}
+
+// outer returns the outermost stream; nil if the blob is not compressed.
+func (s *stack) outer() *seekable.Stream {
+	if len(s.kept) == 0 {
+		return nil
 	}
-	return f, nil
+	return s.kept[0].stream
 }
 
 // Close closes the stack from the top down.
 func (s *stack) Close() error {
-	if s.guard != nil {
-		s.guard.stop() // it reads through all of the stack
-	}
 	var errs []error
 	for _, c := range slices.Backward(s.closers) {
 		errs = append(errs, c.Close())
@@ -304,7 +272,16 @@ func (s *stack) Close() error {
 	return errors.Join(errs...)
 }
 
-// format returns the names of what is peeled off, outermost first: gzip > tar > xz > qcow2.
+// forget drops everything that was kept or learned of the blob, in all processes.
+func (s *stack) forget() error {
+	var errs []error
+	for _, k := range s.kept {
+		errs = append(errs, k.stream.Forget(), k.file.Forget())
+	}
+	return errors.Join(append(errs, s.blobFile.Forget(), s.voucher.Forget(), s.records.RemoveRecord(proofRecord))...)
+}
+
+// format returns the names of the layers, outermost first: gzip > tar > xz > qcow2.
 func (s *stack) format() string {
 	text := ""
 	for _, l := range s.layers {
@@ -316,20 +293,5 @@ func (s *stack) format() string {
 	return text + s.disk.Format()
 }
 
-// pinned names the image for ever, if anything does.
-func (s *stack) pinned() string {
-	if s.image.Pinned != "" {
-		return s.image.Pinned
-	}
-	return s.image.Reference
-}
-
-func (s *stack) status() status {
-	b, c := s.blob.Stats(), s.file.Stats()
-	return status{
-		State: stateReady, Reference: s.pinned(), Digest: s.source.Digest, Format: s.format(), Size: s.disk.Size(),
-		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
-		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
-		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,
-	}
-}
+// whole reports whether the image file is the disk.
+func (s *stack) whole() bool { return s.disk.Identity() && s.disk.Size() == s.file.Size() }

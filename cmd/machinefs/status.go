@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/machinefs/machinefs/fs"
@@ -18,7 +19,8 @@ type status struct {
 	Name      string `json:"name,omitempty"` // path of the file; filled in by who asks
 	Reference string `json:"reference"`
 	Digest    string `json:"digest,omitempty"`
-	State     string `json:"state"` // stateReady, or what is going on, or why it is not available
+	State     string `json:"state"`              // stateReady, or what is going on, or why it is not available
+	Verified  string `json:"verified,omitempty"` // "unverified", "verified at TIME", "condemned: CAUSE", "no digest"
 	Format    string `json:"format"`
 	Size      int64  `json:"size"`     // of the disk, bytes
 	Local     int64  `json:"local"`    // bytes of the image file that are kept here
@@ -100,15 +102,29 @@ func statusOf(dir string) (list []status, err error) {
 
 func printStatus(w io.Writer, list []status) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "IMAGE\tSIZE\tLOCAL\tFETCHED\tOF\tHITS\tMISSES\tRETRIES\tERRORS\tFORMAT")
+	fmt.Fprintln(t, "IMAGE\tSIZE\tLOCAL\tFETCHED\tOF\tHITS\tMISSES\tRETRIES\tERRORS\tVERIFIED\tFORMAT")
 	for _, s := range list {
 		if s.State != stateReady {
-			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob), s.Hits, s.Misses, s.Retries, s.Errors, s.Format)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob), s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
 	}
 	return t.Flush()
+}
+
+// verifiedWord shortens what is known of the digest to a word.
+func verifiedWord(text string) string {
+	word, _, _ := strings.Cut(text, " ")
+	switch word {
+	case "verified":
+		return "yes"
+	case "condemned:":
+		return "WRONG"
+	case "no":
+		return "-"
+	}
+	return "not yet"
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -18,16 +19,17 @@ type tree struct {
 
 	mu      sync.Mutex
 	touched map[string]*touched // by path
+	pins    map[string]pin      // by path: what it was first resolved to, for the life of the mount
 }
 
-// A touched path is one that somebody asked for.
+// A touched path is one that was asked for.
 type touched struct {
 	im    *shown // nil while it is not open
-	state string // then: why
+	state string // then: the reason
 }
 
 func newTree(h *host, n *names) *tree {
-	return &tree{host: h, names: n, touched: map[string]*touched{}}
+	return &tree{host: h, names: n, touched: map[string]*touched{}, pins: map[string]pin{}}
 }
 
 var (
@@ -49,25 +51,54 @@ func (t *tree) Lookup(path string) fs.Kind {
 	return fs.Absent
 }
 
-// Open resolves the image at path.
+// Open opens the image at path: the one that the path was first resolved to.
 func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
 	target, ok, _ := t.names.find(path)
 	if !ok {
 		return nil, os.ErrNotExist
 	}
 	t.set(path, &touched{state: stateOpening})
-	s, err := t.host.open(ctx, target.ref, target.sel, hooks{measuring: func() { t.set(path, &touched{state: stateMeasure}) }})
+	im, err := t.open(ctx, path, target)
 	if err != nil {
 		t.set(path, &touched{state: "not available: " + err.Error()})
 		return nil, err
 	}
+	s := im.cur.Load()
 	t.host.log.Info("image is ready", "name", path, "digest", s.source.Digest, "format", s.format(), "size", s.disk.Size())
-	im := newShown(t, s, target.sel)
-	t.set(path, &touched{im: im})
-	return im, nil
+	file := newShown(t, im)
+	t.set(path, &touched{im: file})
+	return file, nil
 }
 
-// maxTouched is how many names are remembered, with those that could not be opened.
+// maxPins bounds the paths that are remembered with their images; no more can be opened then.
+const maxPins = 100_000
+
+func (t *tree) open(ctx context.Context, path string, to target) (*image, error) {
+	o := opening{unlisted: !to.listed, measure: func() { t.set(path, &touched{state: stateMeasure}) }}
+	t.mu.Lock()
+	p, pinned := t.pins[path]
+	full := len(t.pins) >= maxPins
+	t.mu.Unlock()
+	switch {
+	case pinned:
+		im, err := t.host.openPinned(ctx, p, o)
+		if err != nil {
+			err = fmt.Errorf("open %s again, which was %s when it was first touched: %w", path, p.name(), err)
+		}
+		return im, err
+	case full:
+		return nil, fmt.Errorf("open %s: %d images were touched already, and a mount remembers no more", path, maxPins)
+	}
+	im, err := t.host.open(ctx, to.ref, to.sel, o)
+	if err == nil {
+		t.mu.Lock()
+		t.pins[path] = im.pin
+		t.mu.Unlock()
+	}
+	return im, err
+}
+
+// maxTouched bounds the names in status, with those that could not be opened.
 const maxTouched = 1000
 
 func (t *tree) set(path string, to *touched) {
@@ -103,7 +134,7 @@ func (t *tree) Attr(name string) ([]byte, bool) {
 	for _, path := range slices.Sorted(maps.Keys(t.touched)) {
 		st := status{State: t.touched[path].state}
 		if im := t.touched[path].im; im != nil {
-			st = im.cur.Load().status()
+			st = im.status()
 		}
 		st.Name = path
 		data, err := json.Marshal(st)

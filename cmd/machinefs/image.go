@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/machinefs/machinefs/blobfetch"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
+	"github.com/machinefs/machinefs/disk"
+	"github.com/machinefs/machinefs/seekable"
+)
+
+// A pin is the disk that a reference resolved to: these bytes and no others, whatever the reference comes to mean.
+type pin struct {
+	image  *blobfetch.Image
+	source blobfetch.Disk
+	member string // wanted inside a tar or zip; empty: the disk that is there
+}
+
+// name names the pinned image for ever, if anything does.
+func (p pin) name() string {
+	if p.image.Pinned != "" {
+		return p.image.Pinned
+	}
+	return p.image.Reference
+}
+
+// An image is one pinned disk and the stack that it is read through. When the stack turns out to read wrong
+// bytes, the image builds another: without the index that is wrong, or with everything forgotten that was not
+// proved. Mount, copy and inspect read through it.
+type image struct {
+	pin
+	host    *host
+	opening opening
+	healed  atomic.Pointer[func()] // called after bytes that were handed out turned out wrong; may be nil
+
+	cur       atomic.Pointer[stack]
+	condemned atomic.Pointer[error] // why nothing is served any more
+	verified  atomic.Bool
+
+	mu      sync.Mutex // of the changes of cur, with all below
+	heals   int        // times that everything was forgotten since the blob was last verified
+	rebuilt int        // other rebuilds in a row
+
+	life     context.Context
+	end      context.CancelFunc
+	settleMu sync.Mutex // of settling, and of the start of its goroutine
+	settling bool
+	settles  sync.WaitGroup
+}
+
+// open resolves ref and opens its disk.
+func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, o opening) (*image, error) {
+	im, err := h.client.Resolve(ctx, ref, sel)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := im.Match(sel)
+	if err != nil {
+		return nil, err
+	}
+	if len(disks) > 1 && !disks[0].Tar {
+		_, err := im.Choose(sel)
+		return nil, err
+	}
+	// Of a container's layers, the last that has the file is the one that counts.
+	for i := len(disks) - 1; i >= 0; i-- {
+		var got *image
+		if got, err = h.openPinned(ctx, pin{im, disks[i], sel.Path}, o); err == nil {
+			return got, nil
+		}
+		if !is[*seekable.MemberError](err) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("open %s: %w", im.Reference, err)
+}
+
+// openPinned opens a disk that was resolved before.
+func (h *host) openPinned(ctx context.Context, p pin, o opening) (*image, error) {
+	im := &image{pin: p, host: h, opening: o}
+	im.life, im.end = context.WithCancel(context.Background())
+	im.opening.near = im.settleSoon
+	s, err := im.build(ctx)
+	if err != nil {
+		im.end()
+		return nil, err
+	}
+	im.cur.Store(s)
+	im.settleSoon()
+	return im, nil
+}
+
+// build builds the stack, as often as there is a remedy for what goes wrong.
+func (im *image) build(ctx context.Context) (*stack, error) {
+	for {
+		s := &stack{pin: im.pin, host: im.host, opening: im.opening}
+		err := s.build(ctx)
+		if outer := s.outer(); outer != nil && (err != nil || s.opening.glance) { // a glance goes no further than the index
+			if wrong := outer.ProveFront(ctx); wrong != nil {
+				err = wrong
+			}
+		}
+		if err == nil {
+			return s, nil
+		}
+		again := im.remedy(s, err)
+		s.Close()
+		if !again {
+			return nil, err
+		}
+	}
+}
+
+// use calls f with the stack, and once more with another one if f fails for a reason that has a remedy.
+func (im *image) use(ctx context.Context, f func(s *stack) error) error {
+	for {
+		if err := im.condemned.Load(); err != nil {
+			return *err
+		}
+		s := im.cur.Load()
+		err := f(s)
+		if err == nil || !im.replace(ctx, s, err) {
+			return err
+		}
+	}
+}
+
+// replace puts another stack in the place of s, whose use failed with err. It is false if that is no remedy.
+func (im *image) replace(ctx context.Context, s *stack, err error) bool {
+	if !curable(err) {
+		return false
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.cur.Load() != s {
+		return true
+	}
+	if im.life.Err() != nil || !im.remedy(s, err) {
+		return false
+	}
+	// Flights that decode from bytes forgotten just now must not keep their outcome: they end here.
+	s.Close()
+	next, berr := im.build(ctx)
+	if berr != nil {
+		im.host.log.Error("the image cannot be opened again", "image", im.image.Reference, "err", berr)
+		return false
+	}
+	if next.disk != nil && s.disk != nil && next.disk.Size() != s.disk.Size() && !s.opening.copying {
+		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d", im.image.Reference, next.disk.Size(), s.disk.Size()))
+	}
+	im.cur.Store(next)
+	return true
+}
+
+const maxRebuilt = 4
+
+// curable reports errors for which another stack may be a remedy.
+func curable(err error) bool {
+	return errors.Is(err, os.ErrClosed) || errors.Is(err, voucher.ErrForgotten) || is[*seekable.IndexError](err) ||
+		is[*seekable.SizeError](err) || isWrong(err) || isLossy(err)
+}
+
+// isWrong reports errors that say that bytes are not what they should be.
+func isWrong(err error) bool {
+	return is[*seekable.FormatError](err) || is[*seekable.ChecksumError](err) || is[*voucher.MismatchError](err) ||
+		is[*disk.FormatError](err)
+}
+
+func isLossy(err error) bool {
+	e, ok := errors.AsType[*voucher.IncompleteError](err)
+	return ok && e.Lossy
+}
+
+// remedy does what may help against err, and reports whether the stack is worth building anew. mu is held,
+// unless the image is being opened.
+func (im *image) remedy(s *stack, err error) bool {
+	log := im.host.log.With("image", im.image.Reference)
+	if bad, ok := errors.AsType[*seekable.IndexError](err); ok {
+		log.Warn("the index is wrong or cannot be proved, going on without it", "err", bad.Err)
+		return s.rejectIndex(bad) == nil
+	}
+	if s.voucher == nil {
+		return false
+	}
+	switch {
+	case errors.Is(err, os.ErrClosed):
+		return true // the last attempt to build another stack failed
+	case errors.Is(err, voucher.ErrForgotten), is[*seekable.SizeError](err):
+		im.rebuilt++
+		return im.rebuilt <= maxRebuilt
+	case !isWrong(err) && !isLossy(err) || s.voucher.Verified():
+		return false // bytes that were verified once are not at fault: the source sends others now
+	case im.heals > 0:
+		if is[*voucher.MismatchError](err) {
+			im.condemn(err)
+		}
+		return false
+	}
+	im.heals++
+	if s.disk == nil {
+		log.Debug("what was kept is forgotten, and fetched once more", "cause", err)
+	} else {
+		log.Error("wrong bytes were kept, and may have been read: all that was not proved is forgotten and fetched once more", "cause", err)
+	}
+	if ferr := s.forget(); ferr != nil {
+		log.Error("wrong bytes cannot be forgotten: remove the cache's folder", "cache", im.host.cache.Dir(), "err", ferr)
+		return false
+	}
+	if healed := im.healed.Load(); healed != nil && s.disk != nil {
+		(*healed)()
+	}
+	return true
+}
+
+// condemn ends the serving of the image.
+func (im *image) condemn(err error) {
+	im.condemned.Store(&err)
+	im.host.log.Error("the image is not served any more", "image", im.image.Reference, "err", err)
+}
+
+// settleSoon compares the digest in the background, once enough of the blob has passed.
+func (im *image) settleSoon() {
+	im.settleMu.Lock()
+	defer im.settleMu.Unlock()
+	s := im.cur.Load()
+	if s == nil || im.settling || im.verified.Load() || im.life.Err() != nil {
+		return
+	}
+	im.settling = true
+	im.settles.Go(func() {
+		err := im.settle(im.life, s, voucher.SettleGap)
+		im.settleMu.Lock()
+		im.settling = false
+		im.settleMu.Unlock()
+		if err != nil {
+			im.replace(im.life, s, err)
+		}
+	})
+}
+
+// settle compares the blob's digest and proves the index in use, if there is one. It fetches up to maxFetch
+// bytes that have not passed.
+//
+// Errors: *voucher.IncompleteError, *voucher.MismatchError, *seekable.IndexError, those of reading.
+func (im *image) settle(ctx context.Context, s *stack, maxFetch int64) error {
+	if s.source.Digest == "" || s.opening.glance {
+		return nil
+	}
+	if err := s.voucher.Settle(ctx, maxFetch); err != nil {
+		return err
+	}
+	if outer := s.outer(); outer != nil {
+		if err := outer.Prove(ctx); err != nil {
+			return err
+		}
+	}
+	if !im.verified.Swap(true) {
+		im.mu.Lock()
+		im.heals, im.rebuilt = 0, 0
+		im.mu.Unlock()
+		im.host.log.Debug("the whole blob is verified", "image", im.image.Reference, "digest", s.source.Digest)
+	}
+	if _, err := s.records.Record(verifiedRecord); err != nil {
+		now := time.Now().UTC().Format(time.RFC3339)
+		if err := s.records.SetRecord(verifiedRecord, []byte(now)); err != nil {
+			return local(err)
+		}
+	}
+	return nil
+}
+
+// verifiedRecord is when the blob was first verified whole. That it was, the hash chain says.
+const verifiedRecord = "verified"
+
+// Close ends what goes on in the background, and closes the stack.
+func (im *image) Close() error {
+	im.end()
+	im.settleMu.Lock() // no comparison begins any more
+	im.settleMu.Unlock()
+	im.settles.Wait()
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.cur.Load().Close()
+}
+
+// status tells of the image for `machinefs status`.
+func (im *image) status() status {
+	s := im.cur.Load()
+	b, c := s.blob.Stats(), s.file.Stats()
+	return status{
+		State: stateReady, Reference: s.name(), Digest: s.source.Digest, Verified: im.belief(s), Format: s.format(), Size: s.disk.Size(),
+		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
+		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
+		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,
+	}
+}
+
+// belief says whether the bytes handed out were proved.
+func (im *image) belief(s *stack) string {
+	if err := im.condemned.Load(); err != nil {
+		return "condemned: " + (*err).Error()
+	}
+	switch {
+	case s.source.Digest == "":
+		return "no digest"
+	case !s.voucher.Verified() || s.outer() != nil && s.outer().Doubted():
+		return "unverified"
+	}
+	at, err := s.records.Record(verifiedRecord)
+	if err != nil {
+		return "verified"
+	}
+	return "verified at " + string(at)
+}

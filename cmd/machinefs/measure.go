@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/seekable"
+)
+
+// maxUnlisted bounds, in bytes, how much of a stream that states no size is decoded to find its size, for a
+// name that nobody listed.
+const maxUnlisted = 1 << 40
+
+// measure walks a stream that does not state its size to its end.
+func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File) error {
+	if f.Size() >= 0 {
+		return nil
+	}
+	// The first bytes come before all others: an archive or a damaged stream is refused for their cost alone.
+	if _, err := st.Head(ctx, make([]byte, 512)); err != nil {
+		return err
+	}
+	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+	if s.opening.measure != nil {
+		s.opening.measure()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var progress func(done, total int64)
+	if s.opening.unlisted {
+		progress = func(done, _ int64) {
+			if done > maxUnlisted {
+				cancel(&seekable.FormatError{Format: st.Format(), Msg: fmt.Sprintf("it decodes to more than %s, and states no size: list the image (NAME=REF) to have it read all the same", human(maxUnlisted))})
+			}
+		}
+	}
+	if err := f.Measure(ctx, progress); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return nil
+}
+
+// confirmSize reads a stream through whose size is only the first frame's claim, unless the image file itself
+// says how large the disk is. A copy reads all of it anyhow.
+func (s *stack) confirmSize(ctx context.Context) error {
+	if s.opening.glance || s.opening.copying || s.disk.SizeStated() {
+		return nil
+	}
+	for _, k := range s.kept {
+		if !k.stream.Presumed() {
+			continue
+		}
+		s.host.log.Info("size is the first frame's alone: reading the whole stream once", "image", s.image.Reference)
+		if s.opening.measure != nil {
+			s.opening.measure()
+		}
+		if err := k.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

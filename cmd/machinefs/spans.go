@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
+)
+
+// blobSpans are a blob's own bytes as spans, for the cache: pages while an image is opened, which reads
+// little here and there; links of the hash chain where these have been hashed, or where the blob is the image
+// file.
+type blobSpans struct{ voucher *voucher.Voucher }
+
+var _ cache.Source = (*blobSpans)(nil)
+
+const (
+	openingSpan = 4 << 10 // bytes
+	maxFetch    = 8 << 20 // bytes of neighbouring spans that are fetched in one range
+)
+
+// Size returns the size of the blob in bytes.
+func (b *blobSpans) Size() int64 { return b.voucher.Size() }
+
+// Span returns the bounds of the span that holds off.
+func (b *blobSpans) Span(off int64) (start, end int64) {
+	start, end, link := b.voucher.Link(off)
+	if link {
+		return start, end
+	}
+	start = off / openingSpan * openingSpan
+	return start, min(start+openingSpan, b.Size())
+}
+
+// Run returns the span: any one can be read alone.
+func (b *blobSpans) Run(off int64) (start, end int64) { return b.Span(off) }
+
+// ReadSpans reads the spans that cover [start, end), neighbours in ranges of at most maxFetch.
+func (b *blobSpans) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
+	if end = min(end, b.Size()); start >= end {
+		return nil
+	}
+	start, _ = b.Span(start)
+	_, end = b.Span(end - 1)
+	buf := make([]byte, min(end-start, maxFetch))
+	for start < end {
+		p := buf[:min(int64(len(buf)), end-start)]
+		if err := b.voucher.Fetch(ctx, p, start); err != nil {
+			return err
+		}
+		if err := keep(start, p); err != nil {
+			return err
+		}
+		b.voucher.Kept(int64(len(p)))
+		start += int64(len(p))
+	}
+	return nil
+}
+
+// A tap shows the spans of a source to a copy before they are kept.
+type tap struct {
+	cache.Source
+	to atomic.Pointer[func(p []byte, off int64) error]
+}
+
+// ReadSpans reads the source's spans.
+func (t *tap) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
+	to := t.to.Load()
+	if to == nil {
+		return t.Source.ReadSpans(ctx, start, end, keep)
+	}
+	return t.Source.ReadSpans(ctx, start, end, func(off int64, p []byte) error {
+		if err := (*to)(p, off); err != nil {
+			return err
+		}
+		return keep(off, p)
+	})
+}
