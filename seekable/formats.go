@@ -107,7 +107,7 @@ func openXz(ctx context.Context, b Blob, opt Options) (*Layer, error) {
 
 // zstd: a part is a frame of the seek table, or a run of frames that has to be walked.
 func zstdDecoder(spans.Part) codec.Decoder {
-	return codec.Decoder{NewWalker: zstd.NewWalker, Decode: zstd.Decode, Memory: 40 << 20}
+	return codec.Decoder{NewWalker: zstd.NewWalker, Decode: zstd.Decode, Memory: 48 << 20}
 }
 
 // scanReads bounds the small reads by which the frames of a zstd stream without a seek table are

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -158,14 +157,33 @@ func TestAWitnessThatAlwaysRefusesEndsTheRead(t *testing.T) {
 	data := diskLike(t, 1<<20)
 	for _, c := range corpus {
 		b := watch(tool(t, data, c.cmd[0], c.cmd[1:]...))
+		walked := openLayer(t, b, Options{Span: 100 << 10})
+		readAll(t, walked)
+		var index bytes.Buffer
+		if err := walked.WriteIndex(t.Context(), &index, "sha256:test"); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Indexed(t.Context(), b, "sha256:test", &memBlob{data: index.Bytes()}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Stream.Close()
 		b.refuse = 1 << 30
-		s := openLayer(t, b, Options{Span: 100 << 10})
-		err := s.ReadSpans(t.Context(), 0, 1<<20, func(off int64, p []byte) error {
-			t.Errorf("%s: %d bytes at %d were handed out", c.name, len(p), off)
-			return io.ErrClosedPipe
-		})
-		if _, refused := errors.AsType[*walk.RefusalError](err); !refused {
-			t.Errorf("%s: got %v, want the refusal", c.name, err)
+		for i, s := range []*Stream{openLayer(t, b, Options{Span: 100 << 10}), walked, l.Stream} {
+			from := int64(300 << 10) // the first span may be stored in the index, and needs no byte of the blob then
+			if i == 0 {
+				from = 0
+			}
+			err := s.ReadSpans(t.Context(), from, 1<<20, func(off int64, p []byte) error {
+				if !bytes.Equal(p, make([]byte, len(p))) {
+					t.Errorf("%s: %d bytes at %d were handed out", c.name, len(p), off)
+				}
+				return nil
+			})
+			_, refused := errors.AsType[*walk.RefusalError](err)
+			if _, blamed := errors.AsType[*IndexError](err); !refused || blamed {
+				t.Errorf("%s: got %v, want the refusal", c.name, err)
+			}
 		}
 	}
 }

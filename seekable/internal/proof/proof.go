@@ -247,7 +247,7 @@ func (p *Proof) Prove(ctx context.Context) error {
 
 // blame makes an error that says that bytes are wrong one of the index.
 func (p *Proof) blame(err error) error {
-	if walk.Suspicious(err) {
+	if walk.Malformed(err) {
 		return p.alone.Blame(err)
 	}
 	return err

@@ -96,7 +96,7 @@ func (a *Alone) damaged(us []spans.Unit, era int, damage *ledger.DamageError) ([
 }
 
 func (a *Alone) blame(err error) error {
-	if a.Blame != nil && Suspicious(err) {
+	if a.Blame != nil && Malformed(err) {
 		return a.Blame(err)
 	}
 	return err

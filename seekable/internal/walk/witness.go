@@ -42,11 +42,17 @@ func Reread(ctx context.Context, b codec.Blob, p []byte, off int64) error {
 	return b.ReadAt(ctx, p, off)
 }
 
-// Suspicious reports whether err says that bytes are wrong, so that it is worth to fetch them once
-// more.
-func Suspicious(err error) bool {
-	_, refused := errors.AsType[*RefusalError](err)
+// Malformed reports whether err says that bytes don't decode, or not to the right ones.
+func Malformed(err error) bool {
 	_, sum := errors.AsType[*codec.ChecksumError](err)
 	_, format := errors.AsType[*codec.FormatError](err)
-	return refused || sum || format
+	return (sum || format) && !refused(err)
 }
+
+func refused(err error) bool {
+	_, ok := errors.AsType[*RefusalError](err)
+	return ok
+}
+
+// Suspicious reports whether it is worth to fetch bytes once more because of err.
+func Suspicious(err error) bool { return Malformed(err) || refused(err) }

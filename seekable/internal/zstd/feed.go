@@ -15,7 +15,7 @@ const (
 	maxWhole = 16 << 20
 
 	// inFlight bounds the bytes of whole frames between the reader and the caller.
-	inFlight = 64 << 20
+	inFlight = 32 << 20
 )
 
 // A job is handed from the feeder to Next: a block taken apart, or a whole frame, or the end.

@@ -65,8 +65,8 @@
 //
 // All of it, a State and a window from an index too, is taken for hostile: lengths are checked
 // before they are used, and memory is bounded: by the caller's buffers and about 1 MiB for a
-// Decode; by about 10 MiB for a walk through a large frame, and 100 MiB for one through small ones
-// (64 MiB of frames in flight, one of 16 MiB being read). A wrong State or window yields wrong
+// Decode; by about 10 MiB for a walk through a large frame, and 60 MiB for one through small ones
+// (32 MiB of frames in flight, one of 16 MiB being read). A wrong State or window yields wrong
 // bytes or an error, never a panic.
 package zstd
 
