@@ -85,14 +85,18 @@ func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, o ope
 func (h *host) openPinned(ctx context.Context, p pin, o opening) (*image, error) {
 	im := &image{pin: p, host: h, opening: o}
 	im.life, im.end = context.WithCancel(context.Background())
-	im.opening.near = im.settleSoon
+	if !o.copying && !o.glance { // a copy compares the digest at its end
+		im.opening.near = im.settleSoon
+	}
 	s, err := im.build(ctx)
 	if err != nil {
 		im.end()
 		return nil, err
 	}
 	im.cur.Store(s)
-	im.settleSoon()
+	if im.opening.near != nil {
+		im.settleSoon()
+	}
 	return im, nil
 }
 
@@ -197,16 +201,20 @@ func (im *image) remedy(s *stack, err error) bool {
 	case !isWrong(err) && !isLossy(err) || s.voucher.Verified():
 		return false // bytes that were verified once are not at fault: the source sends others now
 	case im.heals > 0:
-		if is[*voucher.MismatchError](err) {
+		if is[*voucher.MismatchError](err) && !s.opening.copying {
 			im.condemn(err)
 		}
 		return false
 	}
 	im.heals++
-	if s.disk == nil {
-		log.Debug("what was kept is forgotten, and fetched once more", "cause", err)
-	} else {
-		log.Error("wrong bytes were kept, and may have been read: all that was not proved is forgotten and fetched once more", "cause", err)
+	const text = "wrong bytes were kept: all that was not proved is forgotten and fetched once more"
+	switch {
+	case s.disk == nil:
+		log.Debug(text, "cause", err)
+	case s.opening.copying:
+		log.Warn(text, "cause", err)
+	default:
+		log.Error(text+"; programs that read the image may have got wrong bytes", "cause", err)
 	}
 	if ferr := s.forget(); ferr != nil {
 		log.Error("wrong bytes cannot be forgotten: remove the cache's folder", "cache", im.host.cache.Dir(), "err", ferr)

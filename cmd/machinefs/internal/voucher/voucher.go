@@ -44,7 +44,7 @@ func (e *MismatchError) Error() string {
 	if e.Off >= 0 {
 		return fmt.Sprintf("verify blob %s: the source sent other bytes at %d than the first time; the connection or the server's copy is damaged", e.Digest, e.Off)
 	}
-	return fmt.Sprintf("verify blob %s: its bytes have the digest %s; the connection or the server's copy is damaged", e.Digest, e.Got)
+	return fmt.Sprintf("verify blob: its bytes have the digest %s, want %s; the connection or the server's copy is damaged", e.Got, e.Digest)
 }
 
 // An IncompleteError says why the digest cannot be compared yet.
