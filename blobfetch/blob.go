@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// source is what a Blob reads from. readAt is only called with ranges inside the blob.
+// source holds the bytes of one Blob. readAt is only called with ranges inside the blob.
 type source interface {
 	readAt(ctx context.Context, p []byte, off int64) error
 	close() error
@@ -22,7 +22,7 @@ type Blob struct {
 	closed atomic.Bool
 }
 
-// Stats are a snapshot of what reading a blob has cost so far. Local blobs count only Bytes.
+// Stats count the cost of all reads of a blob until now. Local blobs count only Bytes and Errors.
 type Stats struct {
 	Requests int64 // HTTP requests sent, redirects and repeats included
 	Bytes    int64 // body bytes received, or read from the local file
@@ -30,23 +30,27 @@ type Stats struct {
 	Errors   int64 // reads that failed for good
 }
 
-// Name is what the blob is called in messages.
+// Name returns the name of the blob in messages, without credentials or a query.
 func (b *Blob) Name() string { return b.name }
 
-// Size is exact.
+// Size is exact, in bytes: at most 2^50.
 func (b *Blob) Size() int64 { return b.size }
 
-// Digest is the blob's digest ("sha256:…"), or "" where only its identity is pinned (URLs and local files).
+// Digest is the blob's digest ("sha256:…"), or "" where only its identity is pinned (URLs and local
+// files).
 func (b *Blob) Digest() string { return b.digest }
 
 // Key names these bytes and no others; see Disk.Key.
 func (b *Blob) Key() string { return b.key }
 
+// Stats may be called at any time, after Close too.
 func (b *Blob) Stats() Stats {
 	return Stats{b.n.requests.Load(), b.n.bytes.Load(), b.n.retries.Load(), b.n.errors.Load()}
 }
 
-// ReadAt fills all of p from off on, or fails. It returns when ctx ends, at the latest.
+// ReadAt fills all of p from byte off on, or fails; it returns when ctx ends, at the latest. A
+// range outside the blob is an ErrVerify. A fault that may pass is retried until
+// Config.StallTimeout has gone by without one new byte.
 func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if off < 0 || off > b.size || int64(len(p)) > b.size-off {
 		return wrap("read", b.name, failf(ErrVerify, "", "bytes %d to %d are wanted of %d", off, off+int64(len(p)), b.size))
@@ -66,7 +70,7 @@ func (b *Blob) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// Close releases what the blob holds. Reads under way may fail.
+// Close releases connections and files. Reads under way may fail, later ones do, with ErrLocal.
 func (b *Blob) Close() error {
 	if b.closed.Swap(true) {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Config says how to reach the world. The zero value is usable.
+// Config sets credentials, trust, patience and storage of a Client. The zero value is usable.
 type Config struct {
 	Insecure  bool   // certificates are not checked and registries may be asked by plain http (loopback registries always may)
 	Creds     string // user[:password] for the registry or host that a reference names; goes before AuthFile
@@ -19,28 +19,34 @@ type Config struct {
 	Offline   bool   // ask nothing over the network: kept answers only, else ErrOffline
 	UserAgent string // default "machinefs"
 
-	// Keep remembers answers, manifests and small configs, for Offline and to save requests; nil keeps nothing.
+	// Keep remembers answers, manifests and small configs, for Offline and to save requests; nil
+	// keeps nothing.
 	Keep Keeper
-	// Scratch makes a temporary file for the body of a server that ignores ranges, so that its bytes are sent once.
-	// nil, or an error, keeps nothing: a read that looks back starts a new download.
+	// Scratch makes a temporary file for the body of a server that ignores ranges, so that its
+	// bytes are sent once. nil, or an error, keeps nothing: a read that looks back starts a new
+	// download.
 	Scratch func() (Scratch, error)
 
-	// StallTimeout is how long a fault that may pass is retried without one new byte; default 10 minutes.
+	// StallTimeout bounds the retries of a fault that may pass, since the last new byte; default 10
+	// minutes.
 	StallTimeout time.Duration
-	// DefaultImage is what "docker://" means; "" asks containers.conf, else quay.io/podman/machine-os.
+	// DefaultImage is the reference that "docker://" alone stands for; "" asks containers.conf,
+	// else quay.io/podman/machine-os.
 	DefaultImage string
 	Log          *slog.Logger
 }
 
 const (
 	defaultStallTimeout = 10 * time.Minute
-	// Somebody waits in front of a resolve, and a host that does not exist is mostly a typing error: give up soon.
+	// A user waits in front of a resolve, and a host that does not exist is mostly a typing error:
+	// give up soon.
 	resolvePatience = 20 * time.Second
 	// A request that brings no byte for this long is tried again on another connection.
 	defaultIdle = 30 * time.Second
 )
 
-// Client resolves references and opens blobs. It is safe for parallel use; connections, tokens and redirects are shared.
+// Client resolves references and opens blobs. It is safe for parallel use; connections, tokens and
+// redirects are shared.
 type Client struct {
 	cfg      Config
 	log      *slog.Logger
@@ -56,7 +62,8 @@ type Client struct {
 	sessions map[string]*session // by repository name
 }
 
-// New checks the configuration; it does not touch the network.
+// New reads the auth file and the certificates that cfg names; it does not touch the network.
+// Errors are of kind ErrLocal or ErrNotFound.
 func New(cfg Config) (*Client, error) {
 	if cfg.StallTimeout <= 0 {
 		cfg.StallTimeout = defaultStallTimeout
@@ -82,7 +89,8 @@ func New(cfg Config) (*Client, error) {
 // Close drops idle connections. Open Blobs keep working.
 func (c *Client) Close() { c.hosts.closeIdle() }
 
-// clock is the time as retries see it, so that a test can replay ten minutes of outage without waiting for them.
+// clock is the time as retries see it, so that a test can replay ten minutes of outage without
+// waiting for them.
 type clock struct {
 	now   func() time.Time
 	sleep func(ctx context.Context, d time.Duration) error

@@ -29,8 +29,9 @@ type fixedKeychain struct{ auth authn.Authenticator }
 
 func (k fixedKeychain) Resolve(authn.Resource) (authn.Authenticator, error) { return k.auth, nil }
 
-// authFiles searches several files, podman's before docker's as podman does, and takes the first that knows the registry.
-// authn.DefaultKeychain would look into podman's file only if docker has none.
+// authFiles searches several files, podman's before docker's as podman does, and takes the first
+// that knows the registry. authn.DefaultKeychain would look into podman's file only if docker has
+// none.
 type authFiles struct{ paths func() []string }
 
 func standardAuthFiles() []string {
@@ -89,7 +90,8 @@ func (k authFiles) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	return authn.Anonymous, nil
 }
 
-// authKeys are the names under which files know a repository: podman allows each prefix of its path.
+// authKeys lists the keys of a repository in auth files, the longest first: podman allows each
+// prefix of its path; see containers-auth.json(5).
 func authKeys(target authn.Resource) []string {
 	var keys []string
 	for name := target.String(); strings.Contains(name, "/"); name = name[:strings.LastIndex(name, "/")] {

@@ -18,7 +18,7 @@ const (
 	defaultTag = "5.6"
 )
 
-// defaultImage is what "docker://" stands for.
+// defaultImage returns the reference that "docker://" alone stands for.
 func (c *Client) defaultImage(ctx context.Context) (Reference, error) {
 	image, source := c.cfg.DefaultImage, "--default-image"
 	if image == "" {
@@ -40,7 +40,8 @@ func (c *Client) defaultImage(ctx context.Context) (Reference, error) {
 	return ref, nil
 }
 
-// containersConfImage reads [machine] image from the containers.conf files, later ones first; see containers.conf(5).
+// containersConfImage reads [machine] image from the containers.conf files, later ones first; see
+// containers.conf(5).
 func containersConfImage() (image, path string) {
 	var files []string
 	if one := os.Getenv("CONTAINERS_CONF"); one != "" {
@@ -100,7 +101,8 @@ func machineImage(path string) string {
 
 var versionForm = regexp.MustCompile(`\b(\d+\.\d+)\.\d+`)
 
-// podmanVersion is the X.Y of the podman on PATH: its images are tagged so, and a guest should match it.
+// podmanVersion returns X.Y of the podman on PATH within 5 s, else defaultTag: the images are
+// tagged so, and a guest should match.
 func podmanVersion(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -9,8 +9,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// NewHash returns an empty hash of the digest's algorithm: crypto/sha256 for "sha256:…", crypto/sha512 for "sha512:…". The
-// hex digits are checked too (lower case, 64 or 128 of them). Any other digest is an ErrReference.
+// NewHash returns an empty hash of the digest's algorithm: crypto/sha256 for "sha256:…",
+// crypto/sha512 for "sha512:…". The hex digits are checked too (lower case, 64 or 128 of them). Any
+// other digest is an ErrReference.
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/descriptor.md#digests
 func NewHash(digest string) (hash.Hash, error) {
 	h, err := parseDigest(digest)

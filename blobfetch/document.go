@@ -24,8 +24,8 @@ type document struct {
 	manifest *v1.Manifest
 }
 
-// parseDocument reads OCI and Docker schema 2 indexes and manifests. hint is the Content-Type or the descriptor's media type, which
-// counts only if the document itself names none.
+// parseDocument reads OCI and Docker schema 2 indexes and manifests. hint is the Content-Type or
+// the descriptor's media type, which counts only if the document itself names none.
 func parseDocument(raw []byte, hint string) (*document, error) {
 	var head struct {
 		SchemaVersion int             `json:"schemaVersion"`
@@ -71,6 +71,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 	return doc, checkDescriptors(doc.manifest.Layers)
 }
 
+// checkDescriptors bounds the number of entries and their sizes, and demands digests.
 func checkDescriptors(ds []v1.Descriptor) error {
 	if len(ds) > maxEntries {
 		return failf(ErrNotImage, "", "it lists %d entries, at most %d are read", len(ds), maxEntries)
@@ -86,7 +87,8 @@ func checkDescriptors(ds []v1.Descriptor) error {
 	return nil
 }
 
-// openRegular opens a file for reading without hanging on a FIFO, and refuses what is not a regular file.
+// openRegular opens a regular file for reading. Any other kind is an ErrNotImage; O_NONBLOCK keeps
+// a FIFO without a writer from blocking the open.
 func openRegular(open func(flag int) (*os.File, error)) (*os.File, os.FileInfo, error) {
 	f, err := open(os.O_RDONLY | syscall.O_NONBLOCK)
 	if err != nil {
@@ -117,7 +119,7 @@ func fileKind(m os.FileMode) string {
 	return "special file"
 }
 
-// readAll reads to the end, and fails rather than to cut off what is longer than limit.
+// readAll reads r to its end. More than limit bytes are an ErrNotImage.
 func readAll(r io.Reader, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(b)) > limit {
@@ -134,7 +136,7 @@ func quoted(s string) string {
 	return strconv.Quote(s)
 }
 
-// plural and its like keep messages readable without a template.
+// plural returns "1 word" or "n words", also for a word that ends in s.
 func plural(n int, word string) string {
 	if n == 1 {
 		return "1 " + word

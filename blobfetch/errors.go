@@ -5,13 +5,14 @@ import (
 	"fmt"
 )
 
-// The kinds of failure. Each error of this package wraps exactly one of them (or a context's error, if the caller gave up).
+// The kinds of failure, with the exit code of each. Every error of this package wraps exactly one
+// of them, or a context's error if the caller gave up.
 var (
 	ErrReference = errors.New("malformed reference")         // the words given cannot be a reference (exit code 2)
 	ErrNotFound  = errors.New("not found")                   // no such image, tag, file or variant (3)
 	ErrNotImage  = errors.New("not a usable image")          // it exists, and holds no disk we can name (4)
 	ErrNetwork   = errors.New("network or registry failure") // unreachable, refused, or answers nonsense (5)
-	ErrVerify    = errors.New("verification failed")         // bytes, length or digest differ from what was pinned (6)
+	ErrVerify    = errors.New("verification failed")         // bytes, length or digest differ from the pinned ones (6)
 	ErrLocal     = errors.New("local file failure")          // this machine's disk or permissions (8)
 	ErrOffline   = errors.New("not kept locally")            // Config.Offline, and it would have to be asked for (3)
 )
@@ -28,13 +29,13 @@ func Kind(err error) error {
 	return nil
 }
 
-// Error is a failure with the thing it happened to and what to do about it.
+// Error is a failure of one operation on one object. It reads "op object: cause; remedy".
 type Error struct {
 	Op     string // verb: "resolve", "read", "open", "choose", "verify"
 	Object string // reference or blob; never with credentials or a query
 	Kind   error  // one of the kinds above
 	Err    error  // the cause
-	Remedy string // what the user can do, if anything
+	Remedy string // advice for the user; may be ""
 }
 
 func (e *Error) Error() string {
@@ -61,7 +62,8 @@ func failf(kind error, remedy, format string, args ...any) error {
 	return &kindError{kind: kind, err: fmt.Errorf(format, args...), remedy: remedy}
 }
 
-// wrap names the verb and the object of err, keeping its kind and remedy; an error that has a name already stays as it is.
+// wrap names the verb and the object of err, keeping its kind and remedy; an error that has a name
+// already stays as it is.
 func wrap(op, object string, err error) error {
 	var named *Error
 	if err == nil || errors.As(err, &named) {

@@ -137,7 +137,8 @@ func (l *logLines) Write(p []byte) (int, error) {
 func (l *logLines) String() string       { l.mu.Lock(); defer l.mu.Unlock(); return l.buf.String() }
 func (l *logLines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// debianRegistry starts Debian's docker-registry on a free port, with basic auth if htpasswd is given, and returns host:port.
+// debianRegistry starts Debian's docker-registry on a free port, with basic auth if htpasswd is
+// given, and returns host:port.
 func debianRegistry(t testing.TB, htpasswd string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -189,7 +190,8 @@ func writeFile(t testing.TB, path string, b []byte) {
 	}
 }
 
-// layoutDir is an OCI layout written by hand, as far as go-containerregistry and skopeo do not write such (disktype, artifacts).
+// layoutDir is an OCI layout written by hand, as far as go-containerregistry and skopeo do not
+// write such (disktype, artifacts).
 type layoutDir struct {
 	t    testing.TB
 	path string
@@ -257,8 +259,8 @@ func as(d v1.Descriptor, tag, arch, diskType string) v1.Descriptor {
 	return d
 }
 
-// podmanLayout is shaped as quay.io/podman/machine-os:5.x is: disks with a disktype, and bootable containers beside them.
-// The blob of arch x on disktype y is diskOf(x, y).
+// podmanLayout is shaped as quay.io/podman/machine-os:5.x is: disks with a disktype, and bootable
+// containers beside them. The blob of arch x on disktype y is diskOf(x, y).
 func podmanLayout(t testing.TB) layoutDir {
 	l := newLayout(t)
 	var entries []v1.Descriptor

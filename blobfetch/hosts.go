@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// hosts is the http.RoundTripper of everything: one connection pool per set of certificates, chosen by the request's host.
-// It follows no redirect and adds no credentials.
+// hosts is the http.RoundTripper of everything: one connection pool per set of certificates, chosen
+// by the request's host. It follows no redirect and adds no credentials.
 type hosts struct {
 	cfg   Config
 	extra *tls.Config // of Config.CertDir, nil without one
@@ -25,7 +25,8 @@ type hosts struct {
 	named  map[string]bool // hosts that a reference names: only these see CertDir's client certificates
 }
 
-// certFolders are searched for a folder named as the host (with its port), as docker and podman do.
+// certFolders lists the folders whose HOST[:PORT] subfolders hold certificates, as docker and
+// podman do; see containers-certs.d(5).
 func certFolders() []string {
 	dirs := []string{"/etc/containers/certs.d", "/etc/docker/certs.d"}
 	if conf, err := os.UserConfigDir(); err == nil {
@@ -59,6 +60,7 @@ func (h *hosts) name(host string) {
 	h.named[host] = true
 }
 
+// RoundTrip sends one request through the pool of its host.
 func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	pool, err := h.pool(req.URL.Host)
 	if err != nil {
@@ -71,6 +73,7 @@ func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
 	return pool.RoundTrip(req)
 }
 
+// pool returns the host's own transport if there are certificates for it, else the shared one.
 func (h *hosts) pool(host string) (*http.Transport, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -117,7 +120,7 @@ func newPool(conf *tls.Config) *http.Transport {
 		MaxIdleConnsPerHost:   32,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true, // the bytes asked for are the file's, whatever it is packed in
+		DisableCompression:    true, // ranges count the bytes of the file as it is stored
 		ReadBufferSize:        64 << 10,
 		// A dead HTTP/2 connection would otherwise swallow each retry, for retries share it.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
@@ -182,7 +185,8 @@ func loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-// guarded refuses plain http where it was not allowed, whichever way a request came by it.
+// guarded refuses plain http to hosts for which plain is false, also behind redirects and token
+// servers.
 type guarded struct {
 	inner http.RoundTripper
 	plain func(host string) bool
@@ -190,7 +194,8 @@ type guarded struct {
 
 func (g guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !g.plain(req.URL.Host) {
-		// Without a kind: it is the lesser half of a handshake that tried TLS too, whose fault may pass.
+		// Without a kind: it is the lesser half of a handshake that tried TLS too, whose fault may
+		// pass.
 		return nil, fmt.Errorf("refused to ask %s without TLS (--tls-verify=false allows it)", req.URL.Host)
 	}
 	return g.inner.RoundTrip(req)

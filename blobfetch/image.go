@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Select narrows what a reference holds down to one disk. Empty fields leave it to the rules.
+// Select picks one of the disks of a reference. Empty fields match every disk; Image.Match says how
+// the rest is decided.
 type Select struct {
 	Arch     string // "" is this machine's; x86_64 and amd64 are the same, and so are aarch64 and arm64
 	DiskType string // an index's disktype; "" is qemu
@@ -16,7 +17,7 @@ type Select struct {
 	Path     string // a file inside a tar layer
 }
 
-// Image is what a reference resolved to.
+// Image is a resolved reference: its pinned identity and its disks.
 type Image struct {
 	Reference string // as it was given, in its full form
 	Pinned    string // names this very image for ever; "" for URLs and files without a digest
@@ -31,12 +32,12 @@ type Variant struct {
 	OS, Arch, DiskType string
 	Digest             string // of its manifest
 	Read               bool   // its disks are in Image.Disks
-	Problem            string // why it has none, if it was read
+	Problem            string // the error if it was read and has no usable disk
 }
 
 // Disk is a blob that holds a disk, or may hold one (Tar).
 type Disk struct {
-	Name      string // title, or file name, or what else it is best known by
+	Name      string // title, annotation io.kubevirt.disk.name, file name, or 12 digits of the digest
 	OS        string
 	Arch      string // in Go's words: amd64, arm64; "" if nothing tells
 	DiskType  string
@@ -44,7 +45,8 @@ type Disk struct {
 	Title     string
 	Digest    string // "" for URLs and files without one
 	Size      int64  // of the blob
-	// Key names these bytes: the digest, or "url:…" or "file:…" with a hash of what pins them. It is a safe file name with ':'.
+	// Key names these bytes: the digest, or "url:…" or "file:…" with the SHA-256 of their pin (see
+	// the package comment). It is a file name of letters, digits and ':', at most 135 bytes.
 	Key         string
 	Annotations map[string]string // of the layer
 	Manifest    string            // digest of the manifest that lists it, "" if none does
@@ -62,7 +64,8 @@ type place struct {
 	key string // of the local file
 }
 
-// Choose returns the one disk that sel means. If sel leaves several, or none, the error lists what there is and says how to pick.
+// Choose returns the only disk that Match leaves. Several are an ErrNotImage, none is an
+// ErrNotFound; both list the disks there are and name the flag that picks one.
 func (im *Image) Choose(sel Select) (Disk, error) {
 	left, err := im.Match(sel)
 	if err != nil {
@@ -80,8 +83,9 @@ func (im *Image) Choose(sel Select) (Disk, error) {
 	return left[0], nil
 }
 
-// Match returns the disks that sel leaves, at least one. Several Tar disks of one manifest are layers of one container, in their order;
-// which of them holds the disk can be seen only inside (a file in a later layer hides its namesake in an earlier one).
+// Match returns the disks that sel leaves, at least one; none is an ErrNotFound. Several Tar disks
+// of one manifest are the layers of one container, in order: only their content tells which of them
+// holds the disk (a file in a later layer hides its namesake in an earlier one).
 func (im *Image) Match(sel Select) ([]Disk, error) {
 	var left []Disk
 	for _, d := range im.Disks {
@@ -90,7 +94,7 @@ func (im *Image) Match(sel Select) ([]Disk, error) {
 			left = append(left, d)
 		}
 	}
-	// What nobody asked for in words decides only among several: this machine's arch, and qemu.
+	// The defaults, this machine's arch and qemu, decide only among several.
 	if sel.Arch == "" {
 		left = prefer(left, func(d Disk) bool { return sameArch(d.Arch, runtime.GOARCH) })
 	}
@@ -103,7 +107,7 @@ func (im *Image) Match(sel Select) ([]Disk, error) {
 	return left, nil
 }
 
-// matches treats what is not known, and what was not asked for, as fitting.
+// matches compares two words; an empty one, unknown or not asked for, fits any.
 func matches(have, want string, same func(a, b string) bool) bool {
 	return have == "" || want == "" || same(have, want)
 }

@@ -9,20 +9,22 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Keeper remembers small documents over restarts, each under a name of letters, digits and '-' (at most 150 bytes):
+// Keeper remembers small documents over restarts, each under a name of letters, digits and '-' (at
+// most 150 bytes):
 //
 //	document-<algorithm>-<hex>   a manifest, index or config, as the registry sent it; at most 8 MiB
 //	answer-<sha256 hex>          the last answer about a tag or a URL, named by the hash of the question; at most 64 KiB
 //
-// Get fails for a name that is missing or damaged, and Put replaces the document as a whole. Both may be called in
-// parallel. A document counts only if its digest is its name's, an answer only if it repeats the question and its
-// fields are well formed; otherwise the network is asked again.
+// Get fails for a name that is missing or damaged, and Put replaces the document as a whole. Both
+// may be called in parallel. A document counts only if its digest is its name's, an answer only if
+// it repeats the question and its fields are well formed; otherwise the network is asked again.
 type Keeper interface {
 	Get(name string) ([]byte, error)
 	Put(name string, data []byte) error
 }
 
-// Bounds of kept documents, in bytes. Registries refuse manifests over 4 MiB; configs may be a little larger.
+// Bounds of kept documents, in bytes. Registries refuse manifests over 4 MiB; configs may be a
+// little larger.
 const (
 	maxDocument = 8 << 20
 	maxAnswer   = 64 << 10

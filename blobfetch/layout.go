@@ -92,7 +92,8 @@ func tarMembers(f io.ReadSeeker, size int64) (map[string]span, error) {
 		if h.Typeflag != tar.TypeReg || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
 			continue
 		}
-		// archive/tar reads whole headers and nothing ahead, so the file stands at the member's first byte.
+		// archive/tar reads whole headers and nothing ahead, so the file stands at the member's
+		// first byte.
 		at, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, localFault(err)
@@ -134,6 +135,7 @@ func (a *archive) close() error { return nil }
 
 func blobName(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex } // h was parsed: sha256 or sha512, and hex
 
+// readMember reads a file of at most maxDocument bytes.
 func readMember(l layout, name string) ([]byte, error) {
 	f, _, base, size, err := l.file(name)
 	if err != nil {
@@ -174,7 +176,7 @@ func layoutIndex(l layout) (*document, error) {
 	return doc, err
 }
 
-// layoutStore reads what a layout holds.
+// layoutStore reads the documents of a layout.
 type layoutStore struct{ l layout }
 
 func (s layoutStore) document(_ context.Context, d v1.Descriptor) ([]byte, error) {

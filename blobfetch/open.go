@@ -5,7 +5,9 @@ import (
 	"errors"
 )
 
-// Open opens a disk's blob. Only a local file is touched; what is remote is first asked when it is first read.
+// Open opens the blob of a Disk that Resolve returned; any other is an ErrReference. A local file
+// or layout is opened and compared with its pin (ErrVerify); a remote blob costs no request before
+// its first read.
 func (c *Client) Open(_ context.Context, d Disk) (*Blob, error) {
 	b, err := c.openPlace(d)
 	if err != nil {
@@ -67,7 +69,8 @@ func openPinnedFile(d Disk) (*Blob, error) {
 	return &Blob{src: &local{f: f, info: info, n: n}, key: d.Key, digest: d.Digest, size: d.Size, n: n}, nil
 }
 
-// offline stands for a remote blob that may not be asked for: what was cached of it above is served there.
+// offline is the source of remote blobs under Config.Offline. Every read fails: the caller's cache
+// has answered the ones it can.
 type offline struct{}
 
 func (offline) readAt(_ context.Context, p []byte, off int64) error {

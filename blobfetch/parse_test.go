@@ -175,7 +175,8 @@ func manifests(t testing.TB) map[string][]byte {
 	return out
 }
 
-// understand puts a document through all rules; whatever it holds, the outcome is disks that can be named or an error with a kind.
+// understand puts a document through all rules; whatever it holds, the outcome is disks that can be
+// named or an error with a kind.
 func understand(t testing.TB, raw []byte, hint string) {
 	doc, err := parseDocument(raw, hint)
 	if err == nil && doc.index != nil {

@@ -28,14 +28,16 @@ type Artifact struct {
 	Subject     *Image            // the image that it is about; it becomes a referrer where it lies in the image's repository
 }
 
-// emptyConfig is what artifacts have for a config.
+// emptyConfig is the config of an artifact (image-spec 1.1, manifest.md, "Guidance for an Empty
+// Descriptor").
 const (
 	emptyConfig     = "{}"
 	emptyConfigType = "application/vnd.oci.empty.v1+json"
 )
 
-// Push stores an artifact in the repository or the OCI layout folder that to names (its tag, if any, is not looked at; a folder is made if it is missing), under
-// the artifact's tag. It returns the reference that names it for ever. What the tag meant before is replaced.
+// Push stores an artifact under its tag in the repository or OCI layout folder that to names; a tag
+// in to is ignored, a missing folder is made. It replaces the artifact that had the tag before, and
+// returns a reference pinned to the new one's digest.
 func (c *Client) Push(ctx context.Context, to string, a Artifact) (pinned string, err error) {
 	ref, err := ParseReference(to)
 	if err != nil {
@@ -131,7 +133,7 @@ func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, fi
 	return "docker://" + ref.Repo.Name() + "@" + hashOf(string(raw)).String(), nil
 }
 
-// pushFault sorts what go-containerregistry returns.
+// pushFault gives errors of go-containerregistry their kind.
 func pushFault(ctx context.Context, err error) error {
 	err = handshakeFault(ctx, err)
 	if Kind(err) == nil && ctx.Err() == nil {
@@ -175,7 +177,7 @@ func pushLayout(ref Reference, a Artifact, file *fileLayer) (string, error) {
 	return "oci-dir:" + ref.Path + "@" + hash.String(), nil
 }
 
-// rawManifest is what remote.Put sends.
+// rawManifest is a marshalled manifest for remote.Put.
 type rawManifest []byte
 
 func (m rawManifest) RawManifest() ([]byte, error)        { return m, nil }

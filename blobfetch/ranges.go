@@ -38,7 +38,8 @@ type ranged struct {
 	stream *stream
 }
 
-// pin is what must stay the same on a server that knows no digest.
+// pin identifies a version of a file on a server that knows no digest (RFC 9110 section 8.8). Empty
+// fields are unknown.
 type pin struct{ etag, modified, host string }
 
 func newRanged(c *Client, host string, size int64, n *counters) *ranged {
@@ -87,7 +88,7 @@ func (r *ranged) fetch(ctx context.Context, p []byte, off int64) error {
 	}
 }
 
-// attempt makes one request and returns how many bytes from the start of p it filled.
+// attempt makes at most one request and returns how many bytes from the start of p it filled.
 func (r *ranged) attempt(ctx context.Context, p []byte, off int64) (int, error) {
 	whole := r.whole.Load()
 	if r.stream.has(off, len(p)) || whole && !r.stream.far(off, len(p)) {
@@ -149,7 +150,7 @@ func (r *ranged) request(ctx context.Context, header http.Header) (*http.Respons
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		if moved := r.moved.Load(); moved != nil { // somebody else has just asked
+		if moved := r.moved.Load(); moved != nil { // another reader has just asked
 			resp, err := o.send(ctx, moved, header, r.n)
 			if err != nil || !lapsed(resp.StatusCode) {
 				return resp, err
@@ -168,7 +169,8 @@ func (r *ranged) request(ctx context.Context, header http.Header) (*http.Respons
 	return resp, nil
 }
 
-// lapsed reports the answers by which stores say that a signed URL has ended; 400 and 404 are some stores' own ways.
+// lapsed reports the answers by which stores say that a signed URL has ended; 400 and 404 are some
+// stores' own ways.
 func lapsed(status int) bool {
 	switch status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
@@ -181,7 +183,8 @@ func rangeHeader(start, end int64) http.Header {
 	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", start, end-1)}, "Accept-Encoding": {"identity"}}
 }
 
-// checkPart checks a 206 against what was asked, and returns how many bytes it brings, at most want.
+// checkPart checks a 206 against the request for want bytes at off, and returns the number of bytes
+// it brings, at most want (RFC 9110 sections 14.4 and 15.3.7).
 func (r *ranged) checkPart(resp *http.Response, off int64, want int) (int, error) {
 	value := resp.Header.Get("Content-Range")
 	start, end, total, ok := parseContentRange(value)
@@ -200,6 +203,7 @@ func (r *ranged) checkPart(resp *http.Response, off int64, want int) (int, error
 	return int(end - start), r.checkPin(resp)
 }
 
+// checkWhole checks a 200, which brings the whole file.
 func (r *ranged) checkWhole(resp *http.Response) error {
 	if resp.ContentLength >= 0 && resp.ContentLength != r.size {
 		if page := webPage(resp); page != nil {
@@ -213,7 +217,8 @@ func (r *ranged) checkWhole(resp *http.Response) error {
 	return r.checkPin(resp)
 }
 
-// checkPin compares what names a version of a file on a web server. Mirrors make up their ETags, each its own.
+// checkPin compares ETag and Last-Modified with the pinned ones. Each mirror makes up its own
+// ETags, so they are compared on the pinned host alone.
 func (r *ranged) checkPin(resp *http.Response) error {
 	etag, modified := strongETag(resp), resp.Header.Get("Last-Modified")
 	sameHost := resp.Request != nil && resp.Request.URL.Host == r.pin.host
@@ -233,7 +238,8 @@ func strongETag(resp *http.Response) string {
 	return ""
 }
 
-// strong reports an ETag that promises equal bytes (RFC 9110 section 8.8.1), of at most 1024 bytes; "" passes.
+// strong reports an ETag that promises equal bytes (RFC 9110 section 8.8.1), of at most 1024 bytes;
+// "" passes.
 func strong(etag string) bool { return !strings.HasPrefix(etag, "W/") && len(etag) <= 1024 }
 
 func (r *ranged) changeRemedy() string {
@@ -243,6 +249,7 @@ func (r *ranged) changeRemedy() string {
 	return ""
 }
 
+// refused turns any other answer to a range request into an error, and closes it.
 func (r *ranged) refused(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusNotFound, http.StatusGone:
@@ -277,12 +284,14 @@ func parseContentRange(s string) (start, end, total int64, ok bool) {
 	return start, end + 1, total, true
 }
 
+// parseSize reads digits alone, up to 2^62-1.
 func parseSize(s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 62) // no sign
 	return int64(n), err
 }
 
-// readBody fills p and sees the body end there: one that is longer than its own headers say is not believed.
+// readBody fills p from the body and closes it. A body that goes on behind p contradicts its own
+// headers and is rejected.
 func readBody(resp *http.Response, p []byte) (int, error) {
 	defer resp.Body.Close()
 	n, err := io.ReadFull(resp.Body, p)

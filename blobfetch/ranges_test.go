@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// faultCase is one way in which a server goes wrong, while 300 kB are read from the middle of a file of 1 MB.
+// faultCase is one way in which a server goes wrong, while 300 kB are read from the middle of a
+// file of 1 MB.
 type faultCase struct {
 	name  string
 	fault func(s *server, n int, w http.ResponseWriter, r *http.Request) bool
@@ -275,7 +276,8 @@ func TestStallTimeoutEndsAnOutageAndProgressProlongsIt(t *testing.T) {
 		}
 	}
 
-	// Ten bytes between faults of twenty seconds each: more than a minute in all, but never without a byte.
+	// Ten bytes between faults of twenty seconds each: more than a minute in all, but never without
+	// a byte.
 	slow := serve(t, data, func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
 		if !reads(n) {
 			return false

@@ -10,7 +10,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 )
 
-// Transport is what kind of place a reference points to.
+// Transport is the kind of place that a reference points to; its value is the prefix in a
+// reference's full form.
 type Transport string
 
 const (
@@ -21,7 +22,7 @@ const (
 	File     Transport = "file"
 )
 
-// Reference is a parsed reference. Which fields are set depends on the Transport.
+// Reference is a parsed reference. The Transport decides which fields are set.
 type Reference struct {
 	Transport Transport
 	Repo      name.Repository // Registry
@@ -32,10 +33,11 @@ type Reference struct {
 	Default   bool            // "docker://" alone
 }
 
-// maxReference bounds what is parsed: 255 for a host, 255 for a repository, 128 for a tag, a digest, or a long path or signed URL.
+// maxReference bounds a reference in bytes: paths go to 4096, signed URLs to about 2000.
 const maxReference = 8 << 10
 
-// From the distribution specification, "Pulling manifests". Without these a name such as "host.io/../x" would reach a URL's path.
+// From the distribution specification, "Pulling manifests". Without these a name such as
+// "host.io/../x" would reach a URL's path.
 var (
 	repoForm = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
 	tagForm  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
@@ -43,8 +45,9 @@ var (
 
 func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
-// ParseReference reads what a user typed. A name without a prefix is a registry's if its first part is a host (it has a dot or a
-// port, or is localhost), a path if it starts with /, ./ or ../, else a file of that name, if there is one.
+// ParseReference parses a reference of at most 8 KiB; errors are of kind ErrReference. A name
+// without a prefix is a registry's if its first part is a host (it has a dot or a port, or is
+// localhost), a path if it starts with /, ./ or ../, else a file of that name, if there is one.
 func ParseReference(s string) (Reference, error) { return parseReference(s, exists) }
 
 func parseReference(s string, exists func(string) bool) (Reference, error) {
@@ -55,7 +58,8 @@ func parseReference(s string, exists func(string) bool) (Reference, error) {
 	return ref, nil
 }
 
-// withoutSecrets is what may be printed of words that could not be parsed: no user and password, no query.
+// withoutSecrets returns s, which could not be parsed, without user, password and query, for
+// messages.
 func withoutSecrets(s string) string {
 	s, _, _ = strings.Cut(s, "?")
 	prefix, rest := "", s
@@ -116,7 +120,8 @@ func parsePrefixed(s string, exists func(string) bool) (Reference, error) {
 	return parseRegistry(s)
 }
 
-// hasHost reports whether a name's first part is a host, by docker's and podman's rule. A hidden folder is none.
+// hasHost reports whether a name's first part is a host, by docker's and podman's rule. A hidden
+// folder is none.
 func hasHost(s string) bool {
 	first, _, found := strings.Cut(s, "/")
 	return found && !strings.HasPrefix(first, ".") && (first == "localhost" || strings.ContainsAny(first, ".:"))
@@ -151,7 +156,8 @@ func parseRegistry(s string) (Reference, error) {
 	return ref, nil
 }
 
-// parseLayout splits PATH[:tag][@digest]. A path that exists as it stands has no tag, whatever colons it holds.
+// parseLayout splits PATH[:tag][@digest]. A path that exists as it stands has no tag, even with
+// colons.
 func parseLayout(t Transport, s string, exists func(string) bool) (Reference, error) {
 	ref := Reference{Transport: t, Path: s}
 	if i := strings.LastIndex(s, "@"); i >= 0 {
@@ -159,7 +165,8 @@ func parseLayout(t Transport, s string, exists func(string) bool) (Reference, er
 			ref.Path, ref.Digest = s[:i], h.String()
 		}
 	}
-	// A tag here is the annotation org.opencontainers.image.ref.name, which may itself be a name with slashes and a colon.
+	// A tag here is the annotation org.opencontainers.image.ref.name, which may itself be a name
+	// with slashes and a colon.
 	if !exists(ref.Path) {
 		for i, c := range ref.Path {
 			if c == ':' && exists(ref.Path[:i]) {
@@ -243,7 +250,8 @@ func (r Reference) String() string {
 	return s
 }
 
-// showURL is what may be printed of a URL: queries hold signatures.
+// showURL returns a URL for messages: without its user and password, and without the query, which
+// can hold a signature.
 func showURL(u *url.URL) string {
 	s := u.Scheme + "://" + u.Host + u.EscapedPath()
 	if u.RawQuery != "" {

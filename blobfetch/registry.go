@@ -46,7 +46,7 @@ func (r repository) document(ctx context.Context, d v1.Descriptor) ([]byte, erro
 	return b, nil
 }
 
-// get fetches a small document whole, with a resolve's patience.
+// get fetches a document of at most maxDocument bytes, with a resolve's patience.
 func (r repository) get(ctx context.Context, kind, id string) (body []byte, mediaType string, err error) {
 	if r.c.cfg.Offline {
 		return nil, "", failf(ErrOffline, "run it once without --offline", "%s %s of %s is not kept here", strings.TrimSuffix(kind, "s"), id, r.repo.Name())
@@ -96,7 +96,8 @@ func (r repository) try(ctx context.Context, kind, id string) ([]byte, string, e
 	return b, strings.TrimSpace(mediaType), err
 }
 
-// pinTag turns a reference into a digest. Tags are asked for each time (they move), and their answer is kept for --offline.
+// pinTag turns a reference into a digest. Tags are asked for each time (they move), and their
+// answer is kept for --offline.
 func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, error) {
 	if ref.Digest != "" {
 		h, err := parseDigest(ref.Digest)
@@ -112,7 +113,7 @@ func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, erro
 		if h, err := parseDigest(a.Digest); found && err == nil {
 			return v1.Descriptor{Digest: h, MediaType: types.MediaType(a.MediaType)}, nil
 		}
-		return v1.Descriptor{}, failf(ErrOffline, "run it once without --offline", "what tag %s of %s means is not kept here", tag, ref.Repo.Name())
+		return v1.Descriptor{}, failf(ErrOffline, "run it once without --offline", "the meaning of tag %s of %s is not kept here", tag, ref.Repo.Name())
 	}
 	r := repository{c, ref.Repo}
 	body, mediaType, err := r.get(ctx, "manifests", tag)
@@ -131,7 +132,7 @@ func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, erro
 	return v1.Descriptor{Digest: h, MediaType: types.MediaType(mediaType), Data: body}, nil
 }
 
-// kept tells of an answer that could not be kept; the work goes on without.
+// kept logs an answer that could not be kept; the work goes on without.
 func (c *Client) kept(err error) {
 	if err != nil {
 		c.log.Warn("answer is not kept for --offline", "cause", err.Error())

@@ -14,21 +14,25 @@ import (
 	"time"
 )
 
+// maxHops bounds the redirects of one request.
 const maxHops = 10
 
 // origin is a place that answers requests: a repository of a registry, or a web server.
 type origin interface {
-	// send asks for one URL and follows no redirect. Credentials are added only if u is on the origin's own scheme and host.
+	// send asks for one URL and follows no redirect. Credentials are added only if u is on the
+	// origin's own scheme and host.
 	send(ctx context.Context, u *url.URL, header http.Header, n *counters) (*http.Response, error)
 }
 
-// counters are what a Blob tells of itself.
+// counters are the Stats of a Blob while they change.
 type counters struct{ requests, bytes, retries, errors atomic.Int64 }
 
-// roundTrip sends one request under the stall watch: if no byte arrives for c.idle, before the answer or between two bytes of
-// its body, the request fails and its connection with it. The response's body must be closed.
+// roundTrip sends one request under the stall watch: if no byte arrives for c.idle, before the
+// answer or between two bytes of its body, the request fails and its connection with it. The
+// response's body must be closed.
 func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, u *url.URL, header http.Header, n *counters) (*http.Response, error) {
-	// The body may outlive the reader that asked for it (see detach), so the reader's end is only linked to the request.
+	// The body may outlive the reader that asked for it (see stream.take), so the reader's end is
+	// only linked to the request.
 	caller := ctx
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(caller))
 	unlink := context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })
@@ -89,13 +93,15 @@ func (b *watchedBody) Close() error {
 	return err
 }
 
-// discard ends a response whose body nobody wants; a short rest is read so that the connection can be used again.
+// discard closes a response without use for its body. Up to 16 KiB are read first, so that the
+// connection can be used again.
 func discard(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 16<<10)
 	resp.Body.Close()
 }
 
-// follow asks at u and goes where it is sent. final is where the answer came from.
+// follow sends a request to u and follows at most maxHops redirects. final is the URL that
+// answered.
 func follow(ctx context.Context, o origin, u *url.URL, header http.Header, n *counters) (resp *http.Response, final *url.URL, err error) {
 	for hops := 0; ; hops++ {
 		resp, err = o.send(ctx, u, header, n)
@@ -125,7 +131,8 @@ func follow(ctx context.Context, o origin, u *url.URL, header http.Header, n *co
 
 var errWebPage = errors.New("the answer is a web page, not a file")
 
-// webPage recognises what captive portals and login proxies send in the place of an answer.
+// webPage returns an error for an HTML answer, which captive portals and login proxies send in the
+// place of the registry's.
 func webPage(resp *http.Response) error {
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
 		return nil
@@ -137,7 +144,7 @@ func webPage(resp *http.Response) error {
 	return &passingError{err: fmt.Errorf("%w (%s, status %d): a proxy or a network's login page may stand in between", errWebPage, host, resp.StatusCode)}
 }
 
-// statusFault turns an answer that is not what was asked for into an error, and closes it.
+// statusFault turns an answer of an unexpected status into an error, and closes it.
 func statusFault(resp *http.Response) error {
 	text := serverWords(resp)
 	discard(resp)
@@ -161,7 +168,8 @@ func statusFault(resp *http.Response) error {
 	return failf(ErrNetwork, "", "%w", said)
 }
 
-// serverWords is the message of an error body, if it is of the form that the distribution specification gives.
+// serverWords returns the first message of an error body of at most 64 KiB in the form of the
+// distribution specification ("Error Codes"), else "".
 func serverWords(resp *http.Response) string {
 	var body struct {
 		Errors []struct{ Code, Message string }
@@ -174,7 +182,8 @@ func serverWords(resp *http.Response) string {
 	return ": " + strings.Trim(quoted(e.Code+" "+e.Message), `"`)
 }
 
-// retryAfter reads both forms of RFC 9110 §10.2.3; what is malformed or absurd asks for nothing.
+// retryAfter reads both forms of RFC 9110 section 10.2.3, seconds and a date. Malformed values, and
+// 2^24 seconds or more, are 0.
 func retryAfter(s string, now time.Time) time.Duration {
 	if n, err := strconv.Atoi(s); err == nil && n >= 0 && n < 1<<24 {
 		return time.Duration(n) * time.Second

@@ -21,12 +21,14 @@ const (
 	maxVariants = 64 // manifests read by ResolveAll
 )
 
-// Resolve finds out what a reference is, and reads the manifests that sel leaves over.
+// Resolve pins a reference and reads the manifests that sel leaves. Faults of the network that may
+// pass are retried for 20 s at most. Under Config.Offline only kept answers are used; without one
+// it is an ErrOffline.
 func (c *Client) Resolve(ctx context.Context, reference string, sel Select) (*Image, error) {
 	return c.resolve(ctx, reference, sel, false)
 }
 
-// ResolveAll reads the manifests of all platforms and disk types.
+// ResolveAll is Resolve for all platforms and disk types: at most 64 manifests are read.
 func (c *Client) ResolveAll(ctx context.Context, reference string) (*Image, error) {
 	return c.resolve(ctx, reference, Select{}, true)
 }
@@ -117,7 +119,7 @@ func (c *Client) resolveLayout(ctx context.Context, im *Image, ref Reference, se
 	if err != nil {
 		return err
 	}
-	// index.json itself has no name to be asked for by; what it holds alone is the image.
+	// index.json itself has no digest to be asked for by; a single entry of it is the image.
 	if len(ix.Manifests) == 1 {
 		return w.descend(ctx, ix.Manifests[0], variantOf(ix.Manifests[0]), 0)
 	}
@@ -224,7 +226,8 @@ func (w *walk) index(ctx context.Context, ix *v1.IndexManifest, depth int) error
 	return nil
 }
 
-// config asks an ordinary image's config what it is, and what for.
+// config reads an ordinary image's config for its platform, and refuses bootable containers by its
+// labels.
 func (w *walk) config(ctx context.Context, m *v1.Manifest, disks []Disk) error {
 	labels := []map[string]string{m.Annotations}
 	if t := m.Config.MediaType; (t.IsConfig() || t == "") && m.Config.Digest.Hex != "" {

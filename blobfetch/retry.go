@@ -19,11 +19,12 @@ import (
 const (
 	firstWait = 150 * time.Millisecond
 	longWait  = 15 * time.Second
-	// A server that answers another range than the asked one does it again; a broken proxy in a pool may not.
+	// A server that answers another range than the asked one does it again; a broken proxy in a
+	// pool may not.
 	nonsenseTries = 4
 )
 
-// passingError is a fault that may heal by itself. Whatever is not one, cannot.
+// passingError is a fault that may heal by itself; only these are retried.
 type passingError struct {
 	err   error
 	after time.Duration // the server's Retry-After, 0 if it named none
@@ -71,7 +72,8 @@ func transportFault(ctx context.Context, err error) error {
 	return &passingError{err: err}
 }
 
-// certificateFault is what no retry and no other scheme mends.
+// certificateFault returns an error for certificates that are not trusted, which no retry and no
+// other scheme mends; else nil.
 func certificateFault(err error) error {
 	var (
 		unknown x509.UnknownAuthorityError
@@ -88,8 +90,8 @@ func certificateFault(err error) error {
 	return nil
 }
 
-// unknownHost reports a name that the DNS says does not exist. For a blob that was read before it is an outage; for a
-// reference just typed it is most likely a typing error.
+// unknownHost reports a name that the DNS says does not exist. For a blob that was read before it
+// is an outage; for a reference just typed it is most likely a typing error.
 func unknownHost(err error) bool {
 	var dns *net.DNSError
 	return errors.As(err, &dns) && dns.IsNotFound
@@ -135,7 +137,7 @@ func (p *patience) wait(ctx context.Context, err error) error {
 	}
 	tries := fault.tries
 	if p.resolving && errors.Is(err, syscall.ECONNREFUSED) {
-		tries = nonsenseTries // time enough for a restart, and none to keep somebody waiting
+		tries = nonsenseTries // about a second: time enough for a restart
 	}
 	if tries > 0 && p.failures >= tries || p.resolving && errors.Is(err, errWebPage) {
 		return failf(ErrNetwork, "", "%w", fault.err)

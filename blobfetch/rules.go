@@ -19,14 +19,15 @@ const (
 	diskTypeKey     = "disktype"
 )
 
-// Layers that are known to hold nothing: an empty tar, gzipped as Docker always did, and as it is.
+// emptyLayers are the digests of an empty tar: gzipped as Docker always did, and plain.
 var emptyLayers = map[string]bool{
 	"sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4": true,
 	"sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef": true,
 }
 
-// variants lists the entries of an index that can hold a disk: not attestations and signatures, and, where some entries have a
-// disktype, not those without (podman's index lists bootable containers beside its disks).
+// variants lists the entries of an index that can hold a disk: not attestations and signatures,
+// and, where some entries have a disktype, not those without (podman's index lists bootable
+// containers beside its disks).
 func variants(ix *v1.IndexManifest) []v1.Descriptor {
 	var out []v1.Descriptor
 	typed := slices.ContainsFunc(ix.Manifests, func(d v1.Descriptor) bool { return d.Annotations[diskTypeKey] != "" })
@@ -100,8 +101,8 @@ func listVariants(entries []v1.Descriptor) string {
 	return enumerate(out)
 }
 
-// disksOf applies rules 2 to 5 to one manifest. containers tells that they are layers of an ordinary image, whose config can say
-// that it is a bootable container.
+// disksOf applies rules 2 to 5 to one manifest. containers tells that they are layers of an
+// ordinary image, whose config can say that it is a bootable container.
 func disksOf(doc *document, digest string, v Variant) (disks []Disk, layout string, err error) {
 	m := doc.manifest
 	var refused, others []string
@@ -122,7 +123,8 @@ func disksOf(doc *document, digest string, v Variant) (disks []Disk, layout stri
 			others = append(others, strings.Trim(quoted(d.Title+" "+kind), `"`))
 			continue
 		}
-		// oras gives plain files a tar layer's type, and a title, which container layers do not have.
+		// oras gives plain files a tar layer's type, and a title, which container layers do not
+		// have.
 		d.Tar = tarType(l.MediaType) && d.Title == ""
 		if d.Tar {
 			tars++
@@ -164,8 +166,9 @@ func tarType(t types.MediaType) bool {
 	return t.IsLayer() || strings.HasPrefix(s, "application/vnd.oci.image.layer.") || s == "application/x-tar" || strings.HasSuffix(s, ".tar") || strings.Contains(s, ".tar+")
 }
 
-// noDisk recognises by type or title what lies beside disks: signatures, bills of materials, checksums, texts. Everything else
-// stays in: names are hints, and the first bytes decide later.
+// noDisk reports layers that lie beside disks, by media type or title: signatures, bills of
+// materials, checksums, texts. All others stay in: names are hints, and the first bytes decide
+// later.
 func noDisk(l v1.Descriptor) bool {
 	kind := string(l.MediaType)
 	for _, part := range []string{"in-toto", "spdx", "cyclonedx", "cosign", "sigstore", "helm"} {
@@ -183,7 +186,8 @@ func noDisk(l v1.Descriptor) bool {
 	return false
 }
 
-// bootableLabels mark containers that hold an operating system; buildah copies labels to annotations.
+// bootableLabels mark containers that hold an operating system; buildah copies labels to
+// annotations.
 var bootableLabels = []string{"containers.bootc", "ostree.bootable"}
 
 func bootable(labels map[string]string) bool {
@@ -200,7 +204,8 @@ func bootableError() error {
 		"it is a bootable container: a container of an operating system, not a disk")
 }
 
-// named leaves the entries of a layout's index.json that a tag means. Layouts without names are like any index.
+// named leaves the entries of a layout's index.json that a tag means. Layouts without names are
+// like any index.
 func named(ix *v1.IndexManifest, tag string) (*v1.IndexManifest, error) {
 	var names []string
 	var left []v1.Descriptor

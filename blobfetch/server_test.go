@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// server plays a web server or a registry whose answers a test twists. fault is asked before each answer and returns true if it
-// answered itself; one that never fired fails the test.
+// server plays a web server or a registry whose answers a test twists. fault is asked before each
+// answer and returns true if it answered itself; one that never fired fails the test.
 type server struct {
 	*httptest.Server
 	data  []byte
@@ -115,5 +115,6 @@ func (s *server) web(t testing.TB, c *Client) *Blob {
 	return b
 }
 
-// reads tells a read from Resolve's question for the size, which is the first request and asks for one byte.
+// reads tells a read from Resolve's question for the size, which is the first request and asks for
+// one byte.
 func reads(n int) bool { return n > 0 }

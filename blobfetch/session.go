@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// session is what was agreed with a registry about one repository: scheme, challenge and token.
-// go-containerregistry does the handshake; lifetimes and one token request for many readers are ours.
+// session is the state of one repository at its registry: scheme, challenge and token.
+// go-containerregistry does the handshake; lifetimes and one token request for many readers are
+// ours.
 type session struct {
 	c         *Client
 	repo      name.Repository
@@ -28,10 +29,11 @@ type session struct {
 	mu     sync.Mutex
 	token  string
 	ends   time.Time // of the token; zero if the server did not say
-	basic  *string   // the Authorization header's value, once it was looked up; "" for nobody
+	basic  *string   // the Authorization header's value, once it was looked up; "" if there are no credentials
 }
 
-// handshakeLimit bounds what many wait for together; it is not bound to the context of the one that began it.
+// handshakeLimit bounds a handshake that many readers share; the context of the reader that began
+// it does not end it.
 const handshakeLimit = 45 * time.Second
 
 // session returns the session of a repository, and makes it if there is none.
@@ -58,7 +60,8 @@ func (c *Client) session(ctx context.Context, repo name.Repository) (*session, e
 	return v.(*session), nil
 }
 
-// share runs f once for all that ask at the same time; one of them giving up does not end it for the others.
+// share runs f once for all that ask at the same time; one of them giving up does not end it for
+// the others.
 func share(ctx context.Context, group *singleflight.Group, key string, f func(ctx context.Context) (any, error)) (any, error) {
 	done := group.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handshakeLimit)
@@ -100,9 +103,10 @@ func (c *Client) handshake(ctx context.Context, repo name.Repository) (*session,
 	return s, nil
 }
 
-// handshakeFault sorts what go-containerregistry's Ping and Exchange return.
+// handshakeFault gives the errors of go-containerregistry's Ping and Exchange their kind.
 func handshakeFault(ctx context.Context, err error) error {
-	// A loopback registry was also asked by plain http; what that said matters less than a certificate that is not trusted.
+	// A loopback registry was also asked by plain http; a certificate that is not trusted matters
+	// more than that answer.
 	if fault := certificateFault(err); fault != nil {
 		return fault
 	}
@@ -127,6 +131,7 @@ func handshakeFault(ctx context.Context, err error) error {
 	return fault
 }
 
+// send repeats a request that was answered 401 once, if fresh credentials differ.
 func (s *session) send(ctx context.Context, u *url.URL, header http.Header, n *counters) (*http.Response, error) {
 	if u.Host != s.base.Host || u.Scheme != s.base.Scheme {
 		return s.c.roundTrip(ctx, s.c.hosts, u, header, n)
@@ -139,7 +144,8 @@ func (s *session) send(ctx context.Context, u *url.URL, header http.Header, n *c
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	// Tokens end, and passwords are changed under a mount that lives for weeks: ask for both anew, once.
+	// Tokens end, and passwords are changed under a mount that lives for weeks: ask for both anew,
+	// once.
 	s.forget(used)
 	again, err := s.authorization(ctx)
 	if err == nil && again == used {
@@ -165,7 +171,8 @@ func withAuthorization(header http.Header, value string) http.Header {
 
 func (s *session) bearer() bool { return strings.EqualFold(s.challenge.Scheme, "bearer") }
 
-// authorization is the header's value, "" if there is nothing to say.
+// authorization returns the value of the Authorization header, "" for none (RFC 6750 section 2.1,
+// RFC 7617).
 func (s *session) authorization(ctx context.Context) (string, error) {
 	if s.bearer() {
 		return s.bearerToken(ctx)
@@ -196,6 +203,7 @@ func (s *session) credentials(ctx context.Context) (authn.Authenticator, *authn.
 	return auth, conf, nil
 }
 
+// forget drops the token or password that a header carried, unless it was replaced meanwhile.
 func (s *session) forget(header string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,6 +215,7 @@ func (s *session) forget(header string) {
 	}
 }
 
+// current returns the header of a token that has not ended, else "".
 func (s *session) current() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,7 +225,8 @@ func (s *session) current() string {
 	return "Bearer " + s.token
 }
 
-// bearerToken returns the token in use, or fetches a new one: one request, however many readers found the old one expired.
+// bearerToken returns the token in use, or fetches a new one: one request, however many readers
+// found the old one expired.
 func (s *session) bearerToken(ctx context.Context) (string, error) {
 	if h := s.current(); h != "" {
 		return h, nil

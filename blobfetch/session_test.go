@@ -21,7 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// tokenRegistry is a registry with one artifact, bearer tokens that can be made to expire, and blobs that may live elsewhere.
+// tokenRegistry is a registry with one artifact, bearer tokens that can be made to expire, and
+// blobs that may live elsewhere.
 type tokenRegistry struct {
 	*server
 	manifest []byte

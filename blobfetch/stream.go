@@ -9,8 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// stream reads a blob from a server that answers ranges with everything: one long body, read on as far as somebody wants.
-// What passes is kept in a Scratch, so that a second reader, or one that looks back, costs no second download.
+// stream reads a blob from a server that answers ranges with everything: one long body, read on as
+// far as readers want. Its bytes are kept in a Scratch, so that a second reader, or one that looks
+// back, costs no second download.
 type stream struct {
 	r    *ranged
 	lock chan struct{} // holds one token; guards body, and writes of pos and kept
@@ -26,7 +27,8 @@ type stream struct {
 	closed bool
 }
 
-// Scratch is a temporary file. ReadAt and WriteAt may be called in parallel; WriteAt fails when there is no room.
+// Scratch is a temporary file. ReadAt and WriteAt may be called in parallel; WriteAt fails when
+// there is no room.
 type Scratch interface {
 	io.ReaderAt
 	io.WriterAt
@@ -44,7 +46,8 @@ func newStream(r *ranged) *stream {
 	return s
 }
 
-// far reports a read for which it is worth asking for a range again: a pull-through cache ignores ranges only until it is warm.
+// far reports a read for which it is worth asking for a range again: a pull-through cache ignores
+// ranges only until it is warm.
 func (s *stream) far(off int64, n int) bool {
 	end := off + int64(n)
 	if end <= s.kept.Load() {
@@ -54,6 +57,7 @@ func (s *stream) far(off int64, n int) bool {
 	return end-pos > s.near.Load()+int64(n) || off < pos && pos > s.kept.Load()
 }
 
+// acquire takes the lock, or returns when ctx ends.
 func (s *stream) acquire(ctx context.Context) error {
 	select {
 	case s.lock <- struct{}{}:
@@ -65,6 +69,7 @@ func (s *stream) acquire(ctx context.Context) error {
 
 func (s *stream) release() { <-s.lock }
 
+// has reports whether the spool holds n bytes at off.
 func (s *stream) has(off int64, n int) bool { return off+int64(n) <= s.kept.Load() }
 
 // farther is told that asking again for a range was in vain.
@@ -81,6 +86,7 @@ func (s *stream) adopt(resp *http.Response) {
 	s.take(resp, 0)
 }
 
+// take reads on from a body whose next byte is pos. It outlives the reader that asked for it.
 func (s *stream) take(resp *http.Response, pos int64) {
 	s.body = resp.Body.(*watchedBody) //nolint:forcetypeassert // of Client.roundTrip
 	s.body.unlink()
@@ -96,7 +102,8 @@ func (s *stream) drop() {
 	}
 }
 
-// read fills p, or returns how much of its start it filled. Each call of it makes at most one request.
+// read fills p, or returns how much of its start it filled. Each call of it makes at most one
+// request.
 func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
 	type result struct {
 		n    int
@@ -110,7 +117,8 @@ func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
 		if err := s.acquire(ctx); err != nil {
 			return 0, err
 		}
-		// A reader that gives up must not take the body from the others, so a step goes on without it, into memory of its own.
+		// A reader that gives up must not take the body from the others, so a step goes on without
+		// it, into memory of its own.
 		buf, ready := make([]byte, len(p)), make(chan result, 1)
 		go func() {
 			defer s.release()
@@ -184,7 +192,8 @@ func (s *stream) pump(p []byte) error {
 // store keeps the bytes at pos, as far as they join on to those that are kept.
 func (s *stream) store(p []byte) {
 	pos, kept := s.pos.Load(), s.kept.Load()
-	// Last, so that nobody who looks without the lock sees a body that is ahead of what it left behind.
+	// Last, so that a reader without the lock never sees a body that is ahead of the bytes it left
+	// behind.
 	defer s.pos.Store(pos + int64(len(p)))
 	if skip := kept - pos; skip >= 0 && skip < int64(len(p)) && !s.full {
 		if !s.keep(p[skip:], kept) {

@@ -35,7 +35,8 @@ func TestServerWithoutRangesSendsEachByteOnce(t *testing.T) {
 	}
 	wg.Wait()
 	wantBytes(t, got, data)
-	// Readers that begin together all ask once; a body that is not wanted is closed with what lies in its connection's buffers.
+	// Readers that begin together all ask once; a body that is not wanted is closed with what lies
+	// in its connection's buffers.
 	if n := s.count(""); n > 5 {
 		t.Errorf("%d requests, want at most one for each of the 4 readers and one for the size", n)
 	}

@@ -36,6 +36,8 @@ func (c *Client) website(ref Reference) *website {
 	return w
 }
 
+// basicHeader returns the value of the Authorization header, "" without credentials (RFC 7617
+// section 2).
 func basicHeader(conf *authn.AuthConfig) string {
 	switch {
 	case conf.RegistryToken != "":
@@ -55,7 +57,8 @@ func (w *website) send(ctx context.Context, u *url.URL, header http.Header, n *c
 	return w.c.roundTrip(ctx, w.c.hosts, u, header, n)
 }
 
-// resolveWeb asks for one byte of the file, which tells its size and its version. HEAD would do no more, and signed URLs refuse it.
+// resolveWeb asks for one byte of the file, which tells its size and its version. HEAD would do no
+// more, and signed URLs refuse it.
 func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error {
 	question := showURL(ref.URL)
 	if ref.URL.RawQuery != "" {
@@ -92,6 +95,7 @@ func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error
 	return nil
 }
 
+// probe asks for size and version with a resolve's patience.
 func (c *Client) probe(ctx context.Context, ref Reference) (answer, error) {
 	patience := c.resolvePatience(ref.URL.Host)
 	for {
@@ -153,7 +157,7 @@ func (c *Client) openWeb(d Disk) *Blob {
 	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
 }
 
-// fileName is what a URL's file is called.
+// fileName returns the last element of a URL's path, or the host if the path has none.
 func fileName(u *url.URL) string {
 	if name := path.Base(u.Path); name != "/" && name != "." {
 		return name

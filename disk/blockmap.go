@@ -2,8 +2,8 @@ package disk
 
 import "context"
 
-// blockMap is the map of formats that have one flat table with an entry per block of the disk: vhd, vhdx and vdi. The table may be
-// as long as the file; it is read a page at a time.
+// blockMap is the map of formats that have one flat table with an entry per block of the disk: vhd,
+// vhdx and vdi. The table may be as long as the file; it is read a page at a time.
 type blockMap struct {
 	format    string
 	pages     *pages
@@ -12,7 +12,7 @@ type blockMap struct {
 	table     int64 // where in the image file; a multiple of entrySize
 	entrySize int64
 	index     func(block int64) int64             // of a block's entry; nil if it is the block's number
-	entry     func(b []byte) (Kind, int64, error) // what the entry at the start of b says: a kind, and for Data where the block is
+	entry     func(b []byte) (Kind, int64, error) // decodes the entry at the start of b: a kind, and for Data the block's offset
 }
 
 var _ layout = (*blockMap)(nil)
@@ -55,7 +55,8 @@ func (m *blockMap) block(ctx context.Context, block int64) (run, error) {
 	return run{kind: kind, n: 1 << m.blockBits, pos: pos}, nil
 }
 
-// withinFile cuts r, which starts at the disk offset off, to what the image file has of it. It fails if that is nothing.
+// withinFile cuts r, which starts at the disk offset off, to the bytes that the image file has. It
+// fails if there are none.
 func withinFile(r *run, off, fileSize int64, format string) error {
 	if r.kind != Data || r.fileEnd() <= fileSize {
 		return nil
@@ -71,7 +72,8 @@ func withinFile(r *run, off, fileSize int64, format string) error {
 	return nil
 }
 
-// checkTable refuses a map that does not lie within the file, or is not aligned to align. n entries are needed.
+// checkTable refuses a map that does not lie within the file, or is not aligned to align. n entries
+// are needed.
 func checkTable(format string, field, table, n, entrySize, align, fileSize int64) error {
 	switch {
 	case table < 0 || table%align != 0:

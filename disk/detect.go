@@ -10,8 +10,9 @@ import (
 const (
 	sector = 512
 
-	// headSize is how much of a file's beginning detection and the headers need: up to the end of ISO 9660's first volume
-	// descriptor's identifier, and more than any header that is read from it.
+	// headSize is how much of a file's beginning detection and the headers need: up to the end of
+	// ISO 9660's first volume descriptor's identifier, and more than any header that is read from
+	// it.
 	headSize = isoMagicAt + 5
 
 	isoMagicAt = 0x8001
@@ -51,7 +52,8 @@ func readHead(ctx context.Context, f File) ([]byte, error) {
 	return h, f.ReadAt(ctx, h, 0)
 }
 
-// detect names the format of the file that begins with h. Of what it names, all but a vmdk descriptor have a sector at least.
+// detect names the format of the file that begins with h. All but a vmdk descriptor have a sector
+// at least.
 func detect(ctx context.Context, f File, h []byte) (string, error) {
 	start := h[:min(len(h), sector)]
 	if bytes.Contains(bytes.ToLower(start), []byte("# disk descriptorfile")) {
@@ -78,11 +80,13 @@ func detect(ctx context.Context, f File, h []byte) (string, error) {
 	return format, err
 }
 
-// detectTail finds the formats that show only in the last sector: a fixed VHD has its footer there, a UDIF (dmg) its trailer.
+// detectTail finds the formats that show only in the last sector: a fixed VHD has its footer there,
+// a UDIF (dmg) its trailer.
 //
-// In a stream that can only be walked, a look at the end costs the whole walk, and most images are raw disks of an
-// even number of sectors. A disk in a fixed VHD has an even number of sectors too (every CHS geometry has, and so has every size
-// in KiB), which makes the file's number odd; a dmg's is even only by chance. So an even number is raw without a look.
+// In a stream that can only be walked, a look at the end costs the whole walk, and most images are
+// raw disks of an even number of sectors. A disk in a fixed VHD has an even number of sectors too
+// (every CHS geometry has, and so has every size in KiB), which makes the file's number odd; a
+// dmg's is even only by chance. So an even number is raw without a look.
 func detectTail(ctx context.Context, f File) (string, error) {
 	size := f.Size()
 	if size%(2*sector) == 0 {
@@ -101,7 +105,8 @@ func detectTail(ctx context.Context, f File) (string, error) {
 	return "raw", nil
 }
 
-// isText tells a web page, a checksum file or an error message from a disk: no boot sector is free of control characters.
+// isText tells a web page, a checksum file or an error message from a disk: no boot sector is free
+// of control characters.
 func isText(b []byte) bool {
 	for len(b) > 0 {
 		r, n := utf8.DecodeRune(b)

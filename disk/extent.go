@@ -25,17 +25,19 @@ func (k Kind) String() string {
 	}
 }
 
-// maxCompressedExtent cuts compressed extents, so that their file ranges stay near to the part of the disk they are for.
+// maxCompressedExtent cuts compressed extents, so that their file ranges stay near to the part of
+// the disk they are for.
 const maxCompressedExtent = 8 << 20
 
-// Extent is a part of the disk of one kind. Data extents name the range of the image file that a read of them
-// needs; Zero and Hole extents read as zeros without I/O.
+// Extent is a part of the disk of one kind. Data extents name the range of the image file that a
+// read of them needs; Zero and Hole extents read as zeros without I/O.
 type Extent struct {
 	Off, Len int64 // bytes of disk
 	Kind     Kind
 
-	// FileOff and FileLen are the image-file range of a Data extent. FileLen is Len, unless Compressed is set: then the
-	// range holds the whole units (compressed clusters) that the extent lies in.
+	// FileOff and FileLen are the image-file range of a Data extent. FileLen is Len, unless
+	// Compressed is set: then the range holds the whole units (compressed clusters) that the extent
+	// lies in.
 	FileOff, FileLen int64
 	Compressed       bool
 }
@@ -43,9 +45,10 @@ type Extent struct {
 // end is where the extent ends on the disk.
 func (e Extent) end() int64 { return e.Off + e.Len }
 
-// Extents gives the extents of the n bytes of disk at off, in order and without gaps. Neighbours of one kind are one extent if
-// their file ranges follow on each other; so a fragmented image has Data extents that touch, and a raw image is one extent.
-// Parts of the map that are not cached are read from the image file, but no data. An error ends the sequence.
+// Extents gives the extents of the n bytes of disk at off, in order and without gaps. Neighbours of
+// one kind are one extent if their file ranges follow on each other; so a fragmented image has Data
+// extents that touch, and a raw image is one extent. Parts of the map that are not cached are read
+// from the image file, but no data. An error ends the sequence.
 func (d *Disk) Extents(ctx context.Context, off, n int64) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		if err := d.checkRange("map", off, n); err != nil {
@@ -113,7 +116,8 @@ func (e *Extent) absorb(next Extent) bool {
 		}
 		e.FileLen += next.FileLen
 	default:
-		// Compressed units are packed byte by byte but their lengths are counted in sectors, so neighbours overlap.
+		// Compressed units are packed byte by byte but their lengths are counted in sectors, so
+		// neighbours overlap.
 		if next.FileOff < e.FileOff || next.FileOff > fileEnd || e.Len+next.Len > maxCompressedExtent {
 			return false
 		}

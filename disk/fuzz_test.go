@@ -46,7 +46,8 @@ func seeds(t testing.TB) (names []string, images [][]byte) {
 	return names, images
 }
 
-// The committed images stay readable, and all hold the same disk, which qemu made longer for some formats.
+// The committed images stay readable, and all hold the same disk, which qemu made longer for some
+// formats.
 func TestSeeds(t *testing.T) {
 	names, images := seeds(t)
 	for i, name := range names {
@@ -71,8 +72,8 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
-// probe does with an image all that this package can do: no panic, no read outside the file, only FormatErrors, and a map without gaps
-// that agrees with what is read.
+// probe does with an image all that this package can do: no panic, no read outside the file, only
+// FormatErrors, and a map without gaps that agrees with what is read.
 func probe(t *testing.T, image []byte) {
 	var fe *FormatError
 	ctx := context.Background()
@@ -138,8 +139,9 @@ func FuzzImage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { probe(t, b) })
 }
 
-// FuzzPatched puts two patches into an image of testdata, so that the mutations meet headers and tables rather than the zeros between
-// them, and makes checksums fit again, so that they do not end there.
+// FuzzPatched puts two patches into an image of testdata, so that the mutations meet headers and
+// tables rather than the zeros between them, and makes checksums fit again, so that they do not end
+// there.
 func FuzzPatched(f *testing.F) {
 	names, images := seeds(f)
 	for i := range images {

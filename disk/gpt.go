@@ -11,9 +11,10 @@ const (
 	gptHeaderSize = 92 // the least that a header's own size may be; the most is a sector
 )
 
-// gptSpansFile reports whether the file of size bytes that begins with head holds a GUID partition table whose backup header
-// lies in the file's last sector. The header is at LBA 1, of sectors of 512 or 4096 bytes, and must be valid as far as the file's
-// beginning shows it: signature, size, CRC, its own LBA (UEFI 2.10 section 5.3.2).
+// gptSpansFile reports whether the file of size bytes that begins with head holds a GUID partition
+// table whose backup header lies in the file's last sector. The header is at LBA 1, of sectors of
+// 512 or 4096 bytes, and must be valid as far as the file's beginning shows it: signature, size,
+// CRC, its own LBA (UEFI 2.10 section 5.3.2).
 func gptSpansFile(head []byte, size int64) bool {
 	for _, sector := range []int64{512, 4096} {
 		if size%sector == 0 && int64(len(head)) >= 2*sector && gptBackupLBA(head[sector:2*sector]) == uint64(size/sector-1) {
@@ -23,7 +24,8 @@ func gptSpansFile(head []byte, size int64) bool {
 	return false
 }
 
-// gptBackupLBA returns the LBA of the backup header that h, one sector, names; 0 if h is no valid primary header.
+// gptBackupLBA returns the LBA of the backup header that h, one sector, names; 0 if h is no valid
+// primary header.
 func gptBackupLBA(h []byte) uint64 {
 	le := binary.LittleEndian
 	n := le.Uint32(h[12:])

@@ -22,7 +22,8 @@ func gptSummed(h []byte) []byte {
 	return h
 }
 
-// gptDisk is a disk of size bytes with a primary header alone, which has n bytes and names the last sector.
+// gptDisk is a disk of size bytes with a primary header alone, which has n bytes and names the last
+// sector.
 func gptDisk(sector, size, n int) []byte {
 	b := make([]byte, size)
 	b[510], b[511] = 0x55, 0xaa

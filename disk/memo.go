@@ -6,11 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// ways is how many slots a key may sit in. Eight keep unlucky keys from evicting each other all the time.
+// ways is how many slots a key may sit in. Eight keep unlucky keys from evicting each other all the
+// time.
 const ways = 8
 
-// memo keeps the results of costly loads in a bounded number of slots. A hit takes no lock and allocates nothing; of
-// equal misses one loads and the others wait for it. What it hands out is shared and must not be written to.
+// memo keeps the results of costly loads in a bounded number of slots. A hit takes no lock and
+// allocates nothing; of equal misses one loads and the others wait for it. The values are shared
+// and must not be written to.
 type memo struct {
 	slots []atomic.Pointer[item] // ways neighbours are a set; a key belongs to one set
 	shift uint                   // 64 - log2(number of sets)
@@ -40,13 +42,14 @@ func newMemo(n int64) *memo {
 	return &memo{slots: make([]atomic.Pointer[item], sets*ways), shift: shift}
 }
 
-// set gives the slots that key may sit in. The multiplication (Fibonacci hashing) spreads neighbouring keys.
+// set gives the slots that key may sit in. The multiplication (Fibonacci hashing) spreads
+// neighbouring keys.
 func (m *memo) set(key int64) []atomic.Pointer[item] {
 	i := (uint64(key) * 0x9e3779b97f4a7c15) >> m.shift // a shift by 64 gives 0
 	return m.slots[i*ways : i*ways+ways]
 }
 
-// lookup gives what load once got for key, or nil.
+// lookup returns the loaded value of key, or nil.
 func (m *memo) lookup(key int64) []byte {
 	set := m.set(key)
 	for i := range set {
@@ -61,7 +64,8 @@ func (m *memo) lookup(key int64) []byte {
 	return nil
 }
 
-// load gives the bytes kept for key, or else those that fill returns, and keeps these. Failures are not kept.
+// load gives the bytes kept for key, or else those that fill returns, and keeps these. Failures are
+// not kept.
 func (m *memo) load(ctx context.Context, key int64, fill func(context.Context) ([]byte, error)) ([]byte, error) {
 	for {
 		it, mine := m.claim(key)
@@ -99,8 +103,9 @@ func (m *memo) claim(key int64) (it *item, mine bool) {
 	return it, true
 }
 
-// victim chooses a slot to put a new item into: an empty one, else one not used since the last search. Items being
-// loaded stay, so that those who come later find them; if there are no others, there is no slot, and the load is not kept.
+// victim chooses a slot to put a new item into: an empty one, else one not used since the last
+// search. Items being loaded stay, so that later callers find them; if there are no others, there
+// is no slot, and the load is not kept.
 func (m *memo) victim(set []atomic.Pointer[item]) *atomic.Pointer[item] {
 	for i := range set {
 		if set[i].Load() == nil {

@@ -54,8 +54,8 @@ func tool(t testing.TB, dir, name string, args ...string) []byte {
 	return out
 }
 
-// content is a disk of size bytes that has, side by side in parts of no regular length, zeros, noise, text-like bytes and runs of
-// one byte. It is the same for the same seed.
+// content is a disk of size bytes that has, side by side in parts of no regular length, zeros,
+// noise, text-like bytes and runs of one byte. It is the same for the same seed.
 func content(seed uint64, size int64) []byte {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	noise := rand.NewChaCha8([32]byte{byte(seed)})
@@ -107,7 +107,8 @@ func openImage(t testing.TB, name string) (*Disk, *memFile) {
 	return d, f
 }
 
-// checkImage holds everything that this package says about an image against what qemu-img says. qemuFormat is qemu's name of its format.
+// checkImage holds everything that this package says about an image against what qemu-img says.
+// qemuFormat is qemu's name of its format.
 func checkImage(t *testing.T, name, qemuFormat string) {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "oracle.raw")
@@ -127,7 +128,8 @@ func checkImage(t *testing.T, name, qemuFormat string) {
 	checkExtents(t, d, f, want)
 }
 
-// checkReads compares the disk with want: in large reads, and in parallel ones of random places and sizes.
+// checkReads compares the disk with want: in large reads, and in parallel ones of random places and
+// sizes.
 func checkReads(t *testing.T, d *Disk, want []byte) {
 	t.Helper()
 	size := d.Size()
@@ -189,7 +191,8 @@ type qemuExtent struct {
 	Offset              *int64
 }
 
-// checkMap compares Extents with qemu-img map, byte by byte as it were: the two may cut extents differently.
+// checkMap compares Extents with qemu-img map, byte by byte as it were: the two may cut extents
+// differently.
 func checkMap(t *testing.T, d *Disk, name, qemuFormat string) {
 	t.Helper()
 	var oracle []qemuExtent
@@ -238,7 +241,8 @@ func compareExtents(t *testing.T, e Extent, o qemuExtent, at int64) {
 	}
 }
 
-// checkExtents checks that what is no data is zero and costs no read, and that a Data extent names all that its read reads.
+// checkExtents checks that what is no data is zero and costs no read, and that a Data extent names
+// all that its read reads.
 func checkExtents(t *testing.T, d *Disk, f *memFile, want []byte) {
 	t.Helper()
 	var extents []Extent

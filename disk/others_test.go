@@ -80,7 +80,8 @@ func readImage(t testing.TB, name string) []byte {
 	return b
 }
 
-// A sector that the bitmap of a dynamic VHD's block calls unwritten is a hole, whatever lies in its place: blocks on a volume keep what was there.
+// A sector that the bitmap of a dynamic VHD's block calls unwritten is a hole, whatever lies in its
+// place: blocks on a volume keep what was there.
 func TestVHDBitmap(t *testing.T) {
 	disk := content(12, 6<<20)
 	b := readImage(t, convert(t, disk, "vpc", "-S", "0", "-o", "subformat=dynamic,force_size=on"))
@@ -110,7 +111,8 @@ func TestVHDBitmap(t *testing.T) {
 	checkExtents(t, d, f, disk)
 }
 
-// streamOptimized as VMware writes it: the header does not know where the grain directory is, the footer does.
+// streamOptimized as VMware writes it: the header does not know where the grain directory is, the
+// footer does.
 func TestVMDKWithFooter(t *testing.T) {
 	disk := content(13, 5<<20)
 	b := readImage(t, convert(t, disk, "vmdk", "-o", "subformat=streamOptimized"))

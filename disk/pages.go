@@ -3,10 +3,11 @@ package disk
 import "context"
 
 const (
-	// pageSize is the unit in which tables are read and cached. 16 KiB of a qcow2 L2 table map 128 MiB of disk at the usual
-	// 64 KiB clusters.
+	// pageSize is the unit in which tables are read and cached. 16 KiB of a qcow2 L2 table map 128
+	// MiB of disk at the usual 64 KiB clusters.
 	pageSize = 16 << 10
-	// pageBudget bounds the tables that one Disk keeps: enough for 32 GiB of disk at 64 KiB clusters.
+	// pageBudget bounds the tables that one Disk keeps: enough for 32 GiB of disk at 64 KiB
+	// clusters.
 	pageBudget = 4 << 20
 )
 
@@ -21,8 +22,9 @@ func newPages(f File, format string) *pages {
 	return &pages{file: f, format: format, kept: newMemo(pageBudget / pageSize)}
 }
 
-// at gives the bytes of the image file from off to the end of its page, need of them at least. An entry must not cross a
-// page: tables are aligned to the size of their entries, and that divides pageSize. The bytes are shared: read only.
+// at gives the bytes of the image file from off to the end of its page, need of them at least. An
+// entry must not cross a page: tables are aligned to the size of their entries, and that divides
+// pageSize. The bytes are shared: read only.
 func (t *pages) at(ctx context.Context, off, need int64) ([]byte, error) {
 	page := off / pageSize
 	b := t.kept.lookup(page)

@@ -7,8 +7,10 @@ import (
 	"math"
 )
 
-// The format is described in qemu's docs/interop/qcow2.rst (https://www.qemu.org/docs/master/interop/qcow2.html), which the names below
-// follow. All numbers are big-endian. Refcounts, internal snapshots and bitmaps are of no interest to a reader of the active disk.
+// The format is described in qemu's docs/interop/qcow2.rst
+// (https://www.qemu.org/docs/master/interop/qcow2.html), which the names below follow. All numbers
+// are big-endian. Refcounts, internal snapshots and bitmaps are of no interest to a reader of the
+// active disk.
 
 const (
 	// maxRoot bounds the active L1 table, as qemu does (QCOW_MAX_L1_SIZE).
@@ -17,7 +19,8 @@ const (
 	qcow2HeaderV2 = 72
 	qcow2HeaderV3 = 104
 
-	// Incompatible features. Dirty (refcounts are stale) and corrupt (do not write) forbid nothing to a reader: `qemu-img convert` reads both.
+	// Incompatible features. Dirty (refcounts are stale) and corrupt (do not write) forbid nothing
+	// to a reader: `qemu-img convert` reads both.
 	qcow2Dirty        = 1 << 0
 	qcow2Corrupt      = 1 << 1
 	qcow2DataFile     = 1 << 2
@@ -31,7 +34,7 @@ const (
 	qcow2FeatureNames = 0x6803f857 // header extension
 )
 
-// qcow2Header is what a reader needs of the header.
+// qcow2Header holds the fields of the header that readers need.
 type qcow2Header struct {
 	version       uint32
 	backingOff    uint64
@@ -45,7 +48,7 @@ type qcow2Header struct {
 	headerLength  uint32
 	compression   uint8
 	clusterSize   int64
-	headerCluster []byte // what was read of the first cluster
+	headerCluster []byte // the first bytes of the first cluster
 }
 
 // openQcow2 reads the header in h, the file's first bytes, and the active L1 table.
@@ -81,7 +84,8 @@ func (d *Disk) openQcow2(ctx context.Context, h []byte) error {
 	return nil
 }
 
-// parseQcow2 reads and checks the header, and refuses what this package cannot read alone or at all.
+// parseQcow2 reads and checks the header, and refuses images that this package cannot read alone or
+// at all.
 func parseQcow2(h []byte) (*qcow2Header, error) {
 	be := binary.BigEndian
 	refuse := func(off int64, msg string, args ...any) (*qcow2Header, error) {
@@ -128,7 +132,7 @@ func parseQcow2(h []byte) (*qcow2Header, error) {
 	return hd, nil
 }
 
-// refuseUnsupported names what makes an otherwise sound image unreadable here, and the way out.
+// refuseUnsupported names the feature that makes a sound image unreadable here, and the way out.
 func (hd *qcow2Header) refuseUnsupported() error {
 	refuse := func(off int64, msg string, args ...any) error { return formatErrorf("qcow2", off, msg, args...) }
 	if hd.backingOff != 0 && hd.backingLen != 0 {
@@ -166,7 +170,8 @@ func (hd *qcow2Header) backingName() string {
 	return fmt.Sprintf("%q", hd.headerCluster[hd.backingOff:][:hd.backingLen])
 }
 
-// featureNames lists the bits set in unknown, with the names that the image's feature name table gives them.
+// featureNames lists the bits set in unknown, with the names that the image's feature name table
+// gives them.
 func (hd *qcow2Header) featureNames(unknown uint64) string {
 	names := map[uint8]string{}
 	for at := int64(hd.headerLength); at+8 <= int64(len(hd.headerCluster)); {

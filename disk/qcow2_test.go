@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// qcow2Source is the size of a disk that shows the edges of its cluster size, of which it is no multiple.
+// qcow2Source is the size of a disk that shows the edges of its cluster size, of which it is no
+// multiple.
 func qcow2Source(clusterSize int64) int64 {
 	if clusterSize <= 4096 {
 		return 512<<10 + 3*sector
@@ -59,8 +60,8 @@ func TestQcow2OfEveryKind(t *testing.T) {
 	}
 }
 
-// qemuIO makes a disk of what qemu-io can do to one: zero clusters with and without allocation, discards, compressed writes, rewrites
-// of parts of all these.
+// qemuIO makes a disk of what qemu-io can do to one: zero clusters with and without allocation,
+// discards, compressed writes, rewrites of parts of all these.
 var qemuIO = []string{
 	"write -P 1 0 100k", "write -P 2 1000k 333k",
 	"write -z 300k 100k", "write -z 1100k 64k", "write -z -u 1200k 64k",
@@ -84,7 +85,8 @@ func TestQcow2WrittenByQemuIO(t *testing.T) {
 			for _, c := range qemuIO {
 				args = append(args, "-c", c)
 			}
-			// Compressed writes take whole clusters that are not allocated yet. Parts of them are overwritten.
+			// Compressed writes take whole clusters that are not allocated yet. Parts of them are
+			// overwritten.
 			if opts != "preallocation=metadata" {
 				for _, c := range []string{"write -c -P 7 4M 2M", "write -c -P 8 6M 2M", "write -P 9 6200k 5k", "discard 7M 64k"} {
 					args = append(args, "-c", c)
@@ -323,7 +325,8 @@ func TestQcow2Truncated(t *testing.T) {
 	}
 }
 
-// checkHonest checks that a damaged image gives FormatErrors, if it gives errors, and if sound is set no wrong byte.
+// checkHonest checks that a damaged image gives FormatErrors, if it gives errors, and if sound is
+// set no wrong byte.
 func checkHonest(t *testing.T, image, want []byte, sound bool) {
 	t.Helper()
 	var fe *FormatError

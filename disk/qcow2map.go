@@ -12,8 +12,9 @@ const (
 	qcow2Compressed = 1 << 62
 )
 
-// qcow2 maps the active disk of a qcow2 image. A disk offset is, from its high bits to its low ones, an index into l1, an index into an L2
-// table, and an offset in the cluster. With extended L2 entries a cluster has 32 subclusters that are allocated one by one.
+// qcow2 maps the active disk of a qcow2 image. A disk offset is, from its high bits to its low
+// ones, an index into l1, an index into an L2 table, and an offset in the cluster. With extended L2
+// entries a cluster has 32 subclusters that are allocated one by one.
 type qcow2 struct {
 	fileSize int64
 	pages    *pages
@@ -83,8 +84,9 @@ func (q *qcow2) unallocated(off, max, i int64) run {
 	return run{kind: Hole, n: min(max, end-off)}
 }
 
-// cluster gives the run from off to the end of its cluster, or of the subclusters that are like off's. b begins with the
-// cluster's L2 entry. The run may end past the end of the disk or of the file.
+// cluster gives the run from off to the end of its cluster, or of the subclusters that are like
+// off's. b begins with the cluster's L2 entry. The run may end past the end of the disk or of the
+// file.
 func (q *qcow2) cluster(b []byte, off int64) (run, error) {
 	entry := binary.BigEndian.Uint64(b)
 	inCluster := off & (q.clusterSize - 1)
@@ -98,7 +100,8 @@ func (q *qcow2) cluster(b []byte, off int64) (run, error) {
 		if alloc&zero != 0 || host == 0 && alloc != 0 {
 			return run{}, formatErrorf("qcow2", host, "the subcluster bitmap %#08x%08x of disk offset %d contradicts itself", zero, alloc, off-inCluster)
 		}
-		// As many subclusters as are like the first one; above the 32 there are zeros, so that the complements end there too.
+		// As many subclusters as are like the first one; above the 32 there are zeros, so that the
+		// complements end there too.
 		first := uint(inCluster >> q.subBits)
 		n := uint(0)
 		switch {
@@ -132,9 +135,9 @@ func (q *qcow2) cluster(b []byte, off int64) (run, error) {
 	return r, nil
 }
 
-// compressed gives the run from off to the end of its compressed cluster. The entry has the offset in bytes, and above
-// it the number of 512-byte sectors after the first one that the compressed bytes touch. The last sector may be cut by
-// the end of the file; next cuts the run then.
+// compressed gives the run from off to the end of its compressed cluster. The entry has the offset
+// in bytes, and above it the number of 512-byte sectors after the first one that the compressed
+// bytes touch. The last sector may be cut by the end of the file; next cuts the run then.
 func (q *qcow2) compressed(entry uint64, off int64) (run, error) {
 	pos := int64(entry & (1<<q.csizeShift - 1))
 	sectors := int64(entry&(qcow2Compressed-1)) >> q.csizeShift

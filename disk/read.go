@@ -10,19 +10,21 @@ import (
 const (
 	// unitBudget bounds the decoded compressed units that one Disk keeps.
 	unitBudget = 16 << 20
-	// readWindow is how much of a long read is planned at once. It bounds the plan, not the length of a plain run.
+	// readWindow is how much of a long read is planned at once. It bounds the plan, not the length
+	// of a plain run.
 	readWindow = 4 << 20
-	// farApart is the distance in the image file beyond which two parts of one read are taken to be two fetches, worth
-	// doing at the same time.
+	// farApart is the distance in the image file beyond which two parts of one read are taken to be
+	// two fetches, worth doing at the same time.
 	farApart = 1 << 20
-	// jobUnits is how many bytes of compressed units are decoded one after the other before another core is asked.
+	// jobUnits is how many bytes of compressed units are decoded one after the other before another
+	// core is asked.
 	jobUnits = 256 << 10
 	// maxPacked bounds the compressed bytes of several units that are read at once.
 	maxPacked = 1 << 20
 )
 
-// ReadAt fills p with the bytes of the disk at off, or fails. It reads at most what the map says is stored: neighbouring runs
-// with one ReadAt of the image file, straight into p.
+// ReadAt fills p with the bytes of the disk at off, or fails. It reads stored bytes only:
+// neighbouring runs with one ReadAt of the image file, straight into p.
 func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := d.checkRange("read", off, int64(len(p))); err != nil {
 		return err
@@ -99,7 +101,8 @@ func (d *Disk) readRuns(ctx context.Context, p []byte, off int64, first run) err
 	return g.Wait()
 }
 
-// plan appends the runs of the n bytes of disk at off to parts. Runs that follow on each other in the file become one.
+// plan appends the runs of the n bytes of disk at off to parts. Runs that follow on each other in
+// the file become one.
 func (d *Disk) plan(ctx context.Context, parts []part, n, off int64, r run) ([]part, error) {
 	for at := int64(0); ; {
 		last := len(parts) - 1

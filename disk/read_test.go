@@ -45,7 +45,8 @@ func TestISOIsTheFile(t *testing.T) {
 	}
 }
 
-// Opening a raw disk of a usual size must not ask for its end: a stream that can only be walked would be walked.
+// Opening a raw disk of a usual size must not ask for its end: a stream that can only be walked
+// would be walked.
 func TestOpenReadsOnlyTheHead(t *testing.T) {
 	f := &memFile{b: make([]byte, 8<<20)}
 	if _, err := Open(t.Context(), f); err != nil {
@@ -228,7 +229,8 @@ func TestScatteredClusters(t *testing.T) {
 // More of the map than the page cache holds: what is evicted is read again, and right.
 func TestMapLargerThanItsCache(t *testing.T) {
 	const tables, clusterSize, perTable = 120, 64 << 10, 8 << 10
-	// The header, the L1 table and 16 data clusters take a cluster each; the L2 tables come after them.
+	// The header, the L1 table and 16 data clusters take a cluster each; the L2 tables come after
+	// them.
 	const dataAt, l2At = 2, 18
 	image := make([]byte, (l2At+tables)*clusterSize)
 	copy(image, qcow2Magic)

@@ -5,8 +5,9 @@ import (
 	"sync"
 )
 
-// neighbours counts the whole compressed units at the start of parts whose bytes lie side by side in the image file, so that
-// one read gets them all. Their ranges may overlap: lengths are counted in sectors, starts in bytes.
+// neighbours counts the whole compressed units at the start of parts whose bytes lie side by side
+// in the image file, so that one read gets them all. Their ranges may overlap: lengths are counted
+// in sectors, starts in bytes.
 func (d *Disk) neighbours(parts []part) int {
 	n := 0
 	for _, r := range parts {
@@ -24,8 +25,8 @@ func (d *Disk) neighbours(parts []part) int {
 	return n
 }
 
-// readUnits decodes neighbouring whole units into their places in p. They are not kept: who reads whole units
-// reads on, and those above this package keep what they got.
+// readUnits decodes neighbouring whole units into their places in p. They are not kept: readers of
+// whole units read on, and caches above this package keep the bytes.
 func (d *Disk) readUnits(ctx context.Context, p []byte, parts []part) error {
 	start, end := parts[0].pos, int64(0)
 	for _, r := range parts {
@@ -45,7 +46,8 @@ func (d *Disk) readUnits(ctx context.Context, p []byte, parts []part) error {
 	return nil
 }
 
-// loadUnit gives the decoded unit that r lies in, and keeps it: the next read is likely to want the rest of it.
+// loadUnit gives the decoded unit that r lies in, and keeps it: the next read is likely to want the
+// rest of it.
 func (d *Disk) loadUnit(ctx context.Context, r run) ([]byte, error) {
 	return d.units.load(ctx, r.unit/d.unitSize, func(ctx context.Context) ([]byte, error) {
 		buf := packedBuffers.get(r.packed)
@@ -63,7 +65,7 @@ func (d *Disk) loadUnit(ctx context.Context, r run) ([]byte, error) {
 }
 
 func (d *Disk) decode(dst, src []byte, r run) error {
-	need := min(d.unitSize, d.size-r.unit) // what of the last unit lies past the end of the disk may be missing
+	need := min(d.unitSize, d.size-r.unit) // the last unit may lack its part past the end of the disk
 	if err := d.unpack(dst, src, int(need)); err != nil {
 		return formatErrorf(d.format, r.pos, "decompress the cluster for disk offset %d: %v", r.unit, err)
 	}

@@ -24,8 +24,9 @@ var inflaters = sync.Pool{New: func() any {
 	return z
 }}
 
-// inflate fills dst, need bytes of it at least, from the raw deflate stream that src begins with. That the stream goes on, or that
-// other bytes follow it, is no error: the format knows a cluster's compressed length to the sector only.
+// inflate fills dst, need bytes of it at least, from the raw deflate stream that src begins with.
+// That the stream goes on, or that other bytes follow it, is no error: the format knows a cluster's
+// compressed length to the sector only.
 func inflate(dst, src []byte, need int) error {
 	z := inflaters.Get().(*inflater)
 	defer inflaters.Put(z)
@@ -39,13 +40,14 @@ func inflate(dst, src []byte, need int) error {
 	return nil
 }
 
-// zstdDecoder decodes for all disks. A frame in memory needs no window besides its output, and the output is
-// limited to what there is room for.
+// zstdDecoder decodes for all disks. A frame in memory needs no window besides its output, and the
+// output is limited to the room there is.
 var zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true))
 })
 
-// unzstd fills dst, need bytes of it at least, from the zstd frames that src begins with, and ignores what follows them.
+// unzstd fills dst, need bytes of it at least, from the zstd frames that src begins with, and
+// ignores all bytes behind them.
 func unzstd(dst, src []byte, need int) error {
 	dec, err := zstdDecoder()
 	if err != nil {
@@ -68,8 +70,9 @@ func unzstd(dst, src []byte, need int) error {
 
 var errZstdCut = errors.New("the zstd frame is cut off")
 
-// zstdFrame gives the length of the zstd frame that src begins with, by walking over its blocks (RFC 8878, section 3.1.1). The
-// decoder needs to be told, because it takes all it is given for frames.
+// zstdFrame gives the length of the zstd frame that src begins with, by walking over its blocks
+// (RFC 8878, section 3.1.1). The decoder needs to be told, because it takes all it is given for
+// frames.
 func zstdFrame(src []byte) (int, error) {
 	var h zstd.Header
 	if err := h.Decode(src); err != nil {

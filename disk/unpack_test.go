@@ -33,7 +33,8 @@ func zstded(t *testing.T, b []byte, opts ...zstd.EOption) []byte {
 	return e.EncodeAll(b, nil)
 }
 
-// The compressed bytes of a cluster are known to the sector: what follows may be padding, or the next cluster.
+// The compressed bytes of a cluster are known to the sector: what follows may be padding, or the
+// next cluster.
 func TestUnpackIgnoresWhatFollows(t *testing.T) {
 	want := content(1, 64<<10)
 	half := len(want) / 2

@@ -5,8 +5,8 @@ import (
 	"math/bits"
 )
 
-// VirtualBox's format is described by its source (src/VBox/Storage/VDICore.h). All numbers are little-endian. A map entry is the
-// number of a block in the data area.
+// VirtualBox's format is described by its source (src/VBox/Storage/VDICore.h). All numbers are
+// little-endian. A map entry is the number of a block in the data area.
 
 const (
 	vdiUnallocated = 0xffffffff
@@ -46,7 +46,8 @@ func (d *Disk) openVDI(h []byte) error {
 	case data%sector != 0:
 		return refuse(0x158, "the data's offset %d is not a multiple of %d", data, sector)
 	}
-	// `VBoxManage convertfromraw` makes disks of odd sizes; a disk has whole sectors, and qemu rounds so too.
+	// `VBoxManage convertfromraw` makes disks of odd sizes; a disk has whole sectors, and qemu
+	// rounds so too.
 	d.size = int64(size+sector-1) &^ (sector - 1)
 	blockBits := uint(bits.TrailingZeros32(blockSize))
 	need := blocks(d.size, blockBits)

@@ -7,9 +7,10 @@ import (
 	"math/bits"
 )
 
-// The format is Microsoft's "Virtual Hard Disk Image Format Specification" 1.0 (2006). All numbers are big-endian. A file has a footer in its
-// last sector; a dynamic disk has a copy in its first, and a header with the block allocation table (BAT). A BAT entry
-// is the sector of a block; a block is a bitmap of its sectors, padded to whole sectors, and the sectors.
+// The format is Microsoft's "Virtual Hard Disk Image Format Specification" 1.0 (2006). All numbers
+// are big-endian. A file has a footer in its last sector; a dynamic disk has a copy in its first,
+// and a header with the block allocation table (BAT). A BAT entry is the sector of a block; a block
+// is a bitmap of its sectors, padded to whole sectors, and the sectors.
 
 const (
 	vhdFixed        = 2
@@ -64,8 +65,8 @@ func (d *Disk) openVHD(ctx context.Context, h []byte) error {
 	}
 }
 
-// vhdSize is the disk's size by its footer. Virtual PC, and qemu in its name, show the size by the geometry; all
-// others show the size that the footer gives.
+// vhdSize is the disk's size by its footer. Virtual PC, and qemu in its name, show the size by the
+// geometry; all others show the size that the footer gives.
 func vhdSize(footer []byte) int64 {
 	app := string(footer[28:32])
 	chs := int64(binary.BigEndian.Uint16(footer[56:])) * int64(footer[58]) * int64(footer[59])
@@ -75,7 +76,8 @@ func vhdSize(footer []byte) int64 {
 	return int64(binary.BigEndian.Uint64(footer[48:])) &^ (sector - 1)
 }
 
-// checkVHDSum checks the checksum at b[at:], the complement of the sum of the other bytes. b is at off in the file.
+// checkVHDSum checks the checksum at b[at:], the complement of the sum of the other bytes. b is at
+// off in the file.
 func checkVHDSum(b []byte, off, at int64) error {
 	sum := uint32(0)
 	for i, c := range b {
@@ -136,7 +138,8 @@ func (d *Disk) openDynamicVHD(ctx context.Context, at int64) error {
 	return nil
 }
 
-// vhd is a dynamic disk: a block map, and in every block a bitmap of the sectors that were ever written.
+// vhd is a dynamic disk: a block map, and in every block a bitmap of the sectors that were ever
+// written.
 type vhd struct {
 	blockMap
 	bitmapSize int64
@@ -146,7 +149,8 @@ var _ layout = (*vhd)(nil)
 
 func (v *vhd) next(ctx context.Context, off, max int64) (run, error) {
 	inBlock := off & (1<<v.blockBits - 1)
-	// The bitmaps lie between the blocks, so that a run never goes on into the next block, unless it is a hole.
+	// The bitmaps lie between the blocks, so that a run never goes on into the next block, unless
+	// it is a hole.
 	r, err := v.blockMap.next(ctx, off, max)
 	if err != nil || r.kind != Data {
 		return r, err
@@ -165,8 +169,8 @@ func (v *vhd) next(ctx context.Context, off, max int64) (run, error) {
 	return r, nil
 }
 
-// sameBits counts how many of the n bits of b from the bit at on are like the first one. It stops at the end of b. A byte's highest bit
-// comes first.
+// sameBits counts how many of the n bits of b from the bit at on are like the first one. It stops
+// at the end of b. A byte's highest bit comes first.
 func sameBits(b []byte, at, n int64) (count int64, set bool) {
 	bit := func(i int64) bool { return b[i/8]>>(7-i%8)&1 != 0 }
 	end := min(at+n, int64(len(b))*8)

@@ -8,15 +8,17 @@ import (
 	"math/bits"
 )
 
-// The format is Microsoft's [MS-VHDX] (https://learn.microsoft.com/openspecs/windows_protocols/ms-vhdx). All numbers are little-endian.
-// The first MiB has two headers, of which the valid one with the higher sequence number counts, and two copies of the
-// region table, which tells where the metadata (sizes) and the block allocation table (BAT) are.
+// The format is Microsoft's [MS-VHDX]
+// (https://learn.microsoft.com/openspecs/windows_protocols/ms-vhdx). All numbers are little-endian.
+// The first MiB has two headers, of which the valid one with the higher sequence number counts, and
+// two copies of the region table, which tells where the metadata (sizes) and the block allocation
+// table (BAT) are.
 
 const (
 	vhdxHeaderAt = 64 << 10 // two, this far apart
 	vhdxRegionAt = 192 << 10
 	vhdxBlock    = 64 << 10 // size of a region table; distance of the headers
-	vhdxHeader   = 4 << 10  // what a header's checksum covers
+	vhdxHeader   = 4 << 10  // bytes that a header's checksum covers
 
 	vhdxMaxTable = 2047 // entries in a region or metadata table
 )
@@ -53,7 +55,8 @@ func (d *Disk) openVHDX(ctx context.Context) error {
 		return err
 	}
 	d.size = p.size
-	// After the entries of chunk blocks there is one for a bitmap of their sectors, which only differencing disks use.
+	// After the entries of chunk blocks there is one for a bitmap of their sectors, which only
+	// differencing disks use.
 	blockBits := uint(bits.TrailingZeros32(p.blockSize))
 	chunk := (int64(p.sectorSize) << 23) >> blockBits
 	index := func(block int64) int64 { return block + block/chunk }
@@ -78,7 +81,8 @@ func (d *Disk) openVHDX(ctx context.Context) error {
 	return nil
 }
 
-// vhdxEntry reads a BAT entry of a payload block ([MS-VHDX] 2.5.1.1): the state in 3 bits, the offset in MiB from bit 20.
+// vhdxEntry reads a BAT entry of a payload block ([MS-VHDX] 2.5.1.1): the state in 3 bits, the
+// offset in MiB from bit 20.
 func vhdxEntry(b []byte) (Kind, int64, error) {
 	e := binary.LittleEndian.Uint64(b)
 	switch state := e & 7; state {
@@ -122,7 +126,8 @@ func (d *Disk) vhdxHeader(ctx context.Context) error {
 	return nil
 }
 
-// vhdxSummed tells whether b has the signature, and the CRC-32C in b[4:8] of all of it with these four bytes zero.
+// vhdxSummed tells whether b has the signature, and the CRC-32C in b[4:8] of all of it with these
+// four bytes zero.
 func vhdxSummed(b []byte, signature string) bool {
 	if string(b[:4]) != signature {
 		return false
@@ -133,7 +138,8 @@ func vhdxSummed(b []byte, signature string) bool {
 	return sum == binary.LittleEndian.Uint32(b[4:])
 }
 
-// vhdxRegions reads the region table and gives the regions of the BAT and the metadata, both within the file.
+// vhdxRegions reads the region table and gives the regions of the BAT and the metadata, both within
+// the file.
 func (d *Disk) vhdxRegions(ctx context.Context) (map[[16]byte]vhdxRegion, error) {
 	le := binary.LittleEndian
 	t := make([]byte, vhdxBlock)
@@ -203,7 +209,7 @@ func (d *Disk) vhdxParameters(ctx context.Context, region vhdxRegion) (*vhdxSize
 		off, size := int64(le.Uint32(e[16:])), int64(le.Uint32(e[20:]))
 		want, known := map[[16]byte]int64{vhdxParameters: 8, vhdxVirtualSize: 8, vhdxSectorSize: 4}[id]
 		if !known {
-			continue // what a reader must know is a parent's locator at most, and the parameters tell of a parent
+			continue // the only required item left is a parent's locator, and the parameters tell of a parent
 		}
 		if size < want || off < vhdxBlock || off > region.n-want {
 			return refuse("the metadata item %x, %d bytes at %d, does not lie within its region", id, size, off)

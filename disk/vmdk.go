@@ -15,8 +15,9 @@ import (
 	"github.com/klauspost/compress/zlib"
 )
 
-// The format is VMware's "Virtual Disk Format 5.0" (hosted sparse extents). All numbers are little-endian, offsets are in sectors. A disk
-// offset is an index into the grain directory, an index into a grain table, and an offset in a grain.
+// The format is VMware's "Virtual Disk Format 5.0" (hosted sparse extents). All numbers are
+// little-endian, offsets are in sectors. A disk offset is an index into the grain directory, an
+// index into a grain table, and an offset in a grain.
 
 const (
 	vmdkZeroGrains = 1 << 2 // a grain table entry of 1 is a grain of zeros
@@ -89,7 +90,7 @@ func parseVMDK(h []byte, at int64) (*vmdk, error) {
 		directory = le.Uint64(h[56:])
 		algorithm = le.Uint16(h[77:])
 	)
-	const most = 1 << 40 // sectors: far beyond what the format's 32-bit entries can hold
+	const most = 1 << 40 // sectors: far beyond the reach of the format's 32-bit entries
 	compressed := flags&vmdkCompressed != 0
 	switch {
 	case version < 1 || version > 3:
@@ -213,8 +214,9 @@ func (v *vmdk) unallocated(b []byte, off, max, i int64) run {
 
 // grainRun gives the run of the whole grain g, whose entry is at the start of b.
 //
-// How long a compressed grain is stands before its bytes. The map's readers are spared that read: a grain ends where the next one
-// in the table begins, if that comes after it, and twice its size is enough in any case.
+// How long a compressed grain is stands before its bytes. The map's readers are spared that read: a
+// grain ends where the next one in the table begins, if that comes after it, and twice its size is
+// enough in any case.
 func (v *vmdk) grainRun(b []byte, g int64) run {
 	le := binary.LittleEndian
 	e := le.Uint32(b)
@@ -242,7 +244,8 @@ func (v *vmdk) grainRun(b []byte, g int64) run {
 	return r
 }
 
-// unpack decodes the grain that src begins with: a marker, if the image has them, and a zlib stream, which is checked to its end.
+// unpack decodes the grain that src begins with: a marker, if the image has them, and a zlib
+// stream, which is checked to its end.
 func (v *vmdk) unpack(dst, src []byte, need int) error {
 	if v.head > 0 {
 		if len(src) < vmdkGrainHead {

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkRead compares a warm file of the mount, and as root one that the kernel reads from its local file, with
-// the same file on the local disk: compare the MB/s of each group, in one run. The last group goes around the page
-// cache, and shows what a request costs. On a busy machine the processor times (cpu-ns/op, this process's and the
-// kernel's for it) are the steadier measure.
+// BenchmarkRead compares a warm file of the mount, and as root one that the kernel reads from its
+// local file, with the same file on the local disk: compare the MB/s of each group, in one run. The
+// last group goes around the page cache, and shows what a request costs. On a busy machine the
+// processor times (cpu-ns/op, this process's and the kernel's for it) are the steadier measure.
 func BenchmarkRead(b *testing.B) {
 	const size = 256 << 20
 	d, complete := fullDisk(size), fullDisk(size)

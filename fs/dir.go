@@ -6,8 +6,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// OpenDir keeps the directory as it is now, so that a listing read in parts is of one moment although files
-// opened meanwhile join it.
+// OpenDir keeps the directory as it is now, so that a listing read in parts is of one moment
+// although files opened meanwhile join it.
 func (fs *filesystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -9,9 +9,9 @@ import (
 
 // errnoOf is the one table that turns an error into an errno.
 //
-// config.ErrnoOf is asked first, then the error itself if anything in its chain has a method Errno, then the
-// standard sentinels, then a few errnos of the network and of the local disk that say more than "input/output
-// error" where a user reads them. Everything else is EIO.
+// config.ErrnoOf is asked first, then the error itself if anything in its chain has a method Errno,
+// then the standard sentinels, then a few errnos of the network and of the local disk that say more
+// than "input/output error" where a user reads them. Everything else is EIO.
 func errnoOf(err error, hook func(error) syscall.Errno) syscall.Errno {
 	if err == nil {
 		return 0
@@ -57,8 +57,8 @@ var errnoTable = []struct {
 	{errors.ErrUnsupported, syscall.EOPNOTSUPP},
 }
 
-// readErrno is errnoOf for the content of a file. Programs and guests know what EIO is in answer to a read; ENOENT
-// or ECONNREFUSED there would only confuse them, and the words are in the log.
+// readErrno is errnoOf for the content of a file. Programs and guests expect EIO in answer to a
+// read; ENOENT or ECONNREFUSED there would only confuse them, and the words are in the log.
 func readErrno(err error, hook func(error) syscall.Errno) syscall.Errno {
 	switch e := errnoOf(err, hook); e {
 	case 0, syscall.EINTR:

@@ -54,7 +54,7 @@ func (fs *filesystem) unpin(f *file) {
 	}
 }
 
-// closeIdle closes the disks that nobody used since before, and returns how many.
+// closeIdle closes the disks without users since before, and returns how many.
 func (fs *filesystem) closeIdle(before time.Time) int {
 	idle := map[string]Disk{}
 	fs.mu.Lock()
@@ -84,7 +84,7 @@ func (fs *filesystem) closeIdleLoop(ctx context.Context) {
 	}
 }
 
-// end closes what is open. No request is under way any more, and fs.ctx has ended.
+// end closes all disks. No request is under way any more, and fs.ctx has ended.
 func (fs *filesystem) end() {
 	fs.flying.Wait()
 	fs.mu.Lock()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// abandonAfter is how long an opening goes on after the last process that waited for it was killed. A retry within that
-// time, by hand or by a script, finds it under way.
+// abandonAfter is how long an opening goes on after the last process that waited for it was killed.
+// A retry within that time, by hand or by a script, finds it under way.
 const abandonAfter = 5 * time.Second
 
 var errAbandoned = errors.New("no request waits for it any more")
@@ -28,8 +28,9 @@ type flight struct {
 	abandoned bool        // ctx has ended; the next request waits for the end, and tries again
 }
 
-// file returns the file at path, opening its disk if it was never opened or, with open set, if it is closed
-// now. The request only waits: the opening goes on without it for the others, and for abandonAfter.
+// file returns the file at path, opening its disk if it was never opened or, with open set, if it
+// is closed now. The request only waits: the opening goes on without it for the others, and for
+// abandonAfter.
 func (fs *filesystem) file(r *request, path string, open bool) (*file, error) {
 	for {
 		fs.mu.Lock()
@@ -53,7 +54,8 @@ func (fs *filesystem) file(r *request, path string, open bool) (*file, error) {
 	}
 }
 
-// board counts a request that waits for the flight of path, which begins if there is none; fs.mu is held.
+// board counts a request that waits for the flight of path, which begins if there is none; fs.mu is
+// held.
 func (fs *filesystem) board(path string) (fl *flight, abandoned bool) {
 	fl = fs.flights[path]
 	if fl == nil {
@@ -128,7 +130,7 @@ func (fs *filesystem) fly(path string, fl *flight) {
 	fs.closeDisk(path, disk)
 }
 
-// open calls the Tree and asks the disk for what will never change.
+// open calls the Tree and asks the disk for the facts that never change: its size and time.
 func (fs *filesystem) open(ctx context.Context, path string) (f *file, disk Disk, err error) {
 	defer func() {
 		if p := recover(); p != nil {

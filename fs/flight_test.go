@@ -73,7 +73,8 @@ func TestOpeningGoesOnForOthers(t *testing.T) {
 	victim := start(t, nil, "stat", path)
 	victim.line(t)
 	<-tree.began
-	// One directory's lookups of one name are one request to us; the same file asked for as a second name is not.
+	// One directory's lookups of one name are one request to us; the same file asked for as a
+	// second name is not.
 	others := make(chan error, 1)
 	go func() {
 		r := s.fs.request(nil, 0)
@@ -94,7 +95,8 @@ func TestOpeningGoesOnForOthers(t *testing.T) {
 	}
 }
 
-// A Tree that does not look at its context: the next request waits for the abandoned opening, and has its disk.
+// A Tree that does not look at its context: the next request waits for the abandoned opening, and
+// has its disk.
 func TestAbandonedOpeningThatSucceedsIsUsed(t *testing.T) {
 	for name, fails := range map[string]bool{"it succeeds": false, "it fails": true} {
 		t.Run(name, func(t *testing.T) {

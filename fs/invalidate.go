@@ -9,9 +9,9 @@ import (
 
 // pages makes the kernel drop the pages that it has of a file.
 //
-// The kernel answers such a notification only when it has the lock of each page of the file, so it waits for the reads
-// under way, which fill locked pages. A notification out of one of those reads would wait for itself: each is sent by
-// a goroutine of its own, which holds no lock.
+// The kernel answers such a notification only when it has the lock of each page of the file, so it
+// waits for the reads under way, which fill locked pages. A notification out of one of those reads
+// would wait for itself: each is sent by a goroutine of its own, which holds no lock.
 type pages struct {
 	kernel notifier
 	log    *slog.Logger
@@ -25,8 +25,8 @@ type notifier interface {
 	InodeNotify(node uint64, off, length int64) fuse.Status
 }
 
-// drop begins to drop the pages of the file at path, and returns at once. Calls that come while one is on its way are
-// one: pages that were filled before the last call are dropped.
+// drop begins to drop the pages of the file at path, and returns at once. Calls that come while one
+// is on its way are one: pages that were filled before the last call are dropped.
 func (p *pages) drop(path string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +42,8 @@ func (p *pages) drop(path string) {
 
 func (p *pages) send(path string) {
 	for again := true; again; {
-		// A length of 0 is all of the file. ENOENT: the kernel does not know the file, and has no page of it.
+		// A length of 0 is all of the file. ENOENT: the kernel does not know the file, and has no
+		// page of it.
 		status := p.kernel.InodeNotify(nodeID(path, File), 0, 0)
 		if !status.Ok() && status != fuse.ENOENT && status != fuse.EBADF && status != fuse.ENODEV {
 			p.log.Error("cannot drop the kernel's pages: it may go on serving what was read before", "path", path, "status", status)

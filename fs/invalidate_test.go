@@ -87,7 +87,8 @@ func TestInvalidatedPagesAreReadAnew(t *testing.T) {
 	}
 }
 
-// The read that finds the damage may itself have pages of the file locked, and bring wrong bytes still.
+// The read that finds the damage may itself have pages of the file locked, and bring wrong bytes
+// still.
 func TestInvalidationInsideARead(t *testing.T) {
 	good := fullDisk(3 << 20)
 	bad := disturbed(good)

@@ -45,7 +45,8 @@ func TestListing(t *testing.T) {
 	if n := tree.opened("top.raw") + tree.opened("b/c/deep.raw"); n != 0 {
 		t.Errorf("listing opened %d disks", n)
 	}
-	// What is a directory and what a file is the Tree's to say; here, reg/a is a name it does not know.
+	// What is a directory and what a file is the Tree's to say; here, reg/a is a name it does not
+	// know.
 	if _, err := os.Stat(filepath.Join(dir, "reg/a/on-demand.raw")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("below a name that is absent: %v", err)
 	}
@@ -80,7 +81,8 @@ func TestListing(t *testing.T) {
 	}
 }
 
-// A listing that does not fit one request comes whole, in order, and with the same inode numbers in every mount.
+// A listing that does not fit one request comes whole, in order, and with the same inode numbers in
+// every mount.
 func TestLongListing(t *testing.T) {
 	var names []string
 	for i := range 3000 {
@@ -133,7 +135,8 @@ func TestAbsentNamesCostNothing(t *testing.T) {
 	}
 }
 
-// Many ask at once for a name that opens slowly: it is opened once, and other names are served meanwhile.
+// Many ask at once for a name that opens slowly: it is opened once, and other names are served
+// meanwhile.
 func TestOpenOnce(t *testing.T) {
 	tree := newTree(map[string]Disk{"reg/slow.raw": fullDisk(123), "reg/fast.raw": fullDisk(5), "reg/sub/other.raw": fullDisk(6)})
 	gate := make(chan struct{})

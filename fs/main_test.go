@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// roleVar names, in the environment of a child process, what this test binary is to do instead of testing.
+// roleVar names, in the environment of a child process, what this test binary is to do instead of
+// testing.
 const roleVar = "MACHINEFS_FS_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -70,8 +71,8 @@ func mountTree(t *testing.T, tree Tree, cfg Config) (string, *Server) {
 	return s.Dir(), s
 }
 
-// gone waits for the end of a mount that was unmounted. Some other process of this machine may have copied it into
-// a mount namespace of its own just then; root can end it nevertheless.
+// gone waits for the end of a mount that was unmounted. Some other process of this machine may have
+// copied it into a mount namespace of its own just then; root can end it nevertheless.
 func gone(t *testing.T, s *Server) {
 	t.Helper()
 	select {
@@ -109,8 +110,8 @@ func run(t *testing.T, pkg, name string, args ...string) string {
 	return string(out)
 }
 
-// A child is this test binary in another role. Reading the mount in ways that block a thread (page faults) or
-// dying in the middle of it is for children: this process serves the mount.
+// A child is this test binary in another role. Reading the mount in ways that block a thread (page
+// faults) or dying in the middle of it is for children: this process serves the mount.
 type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser

@@ -22,18 +22,19 @@ type Config struct {
 	AllowOther bool   // other users may read, too; as an ordinary user this needs user_allow_other in /etc/fuse.conf
 	FsName     string // the source that df and findmnt show; "machinefs" if empty
 
-	// ReadAhead is how much the kernel reads ahead of sequential readers, in bytes: 1 MiB if 0, the kernel's
-	// own 128 KiB if negative. Only root can change it.
+	// ReadAhead is how much the kernel reads ahead of sequential readers, in bytes: 1 MiB if 0, the
+	// kernel's own 128 KiB if negative. Only root can change it.
 	ReadAhead int64
 
-	// Passthrough lets the kernel read complete disks from their local file; see Backer. It takes effect for
-	// root, on Linux 6.9 and later.
+	// Passthrough lets the kernel read complete disks from their local file; see Backer. It takes
+	// effect for root, on Linux 6.9 and later.
 	Passthrough bool
 
-	// IdleClose is how long a disk stays open that nobody has open; 0 is until the mount ends.
+	// IdleClose is how long a disk without open handles stays open; 0 is until the mount ends.
 	IdleClose time.Duration
 
-	// ErrnoOf may name the errno of errors that this package cannot know, and returns 0 for all others.
+	// ErrnoOf may name the errno of errors that this package cannot know, and returns 0 for all
+	// others.
 	ErrnoOf func(error) syscall.Errno
 
 	Log   *slog.Logger // nil: nothing is logged
@@ -41,18 +42,19 @@ type Config struct {
 }
 
 const (
-	// maxRequest is the most the kernel asks for at once: 256 pages, its own limit unless the administrator
-	// raised it.
+	// maxRequest is the most the kernel asks for at once: 256 pages, its own limit unless the
+	// administrator raised it.
 	maxRequest = 1 << 20
-	// maxBackground bounds the asynchronous requests under way, and with maxRequest the memory they take.
+	// maxBackground bounds the asynchronous requests under way, and with maxRequest the memory they
+	// take.
 	maxBackground = 64
-	// defaultReadAhead: larger gains nothing on warm files, and costs readers of mapped files, for whom the
+	// defaultReadAhead: larger gains nothing on warm files, and costs readers of mapped files: the
 	// kernel reads this much around every fault.
 	defaultReadAhead = 1 << 20
 )
 
-// Mount mounts t on dir and serves it until it is unmounted. It returns when the mount can be used. A failure to
-// mount is a *MountError; a stale machinefs mount on dir is detached first.
+// Mount mounts t on dir and serves it until it is unmounted. It returns when the mount can be used.
+// A failure to mount is a *MountError; a stale machinefs mount on dir is detached first.
 func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 	names := t.Names()
 	if err := CheckNames(names); err != nil {
@@ -96,9 +98,9 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 
 // newServer mounts with mount(2), and if that is not allowed with fusermount3.
 //
-// go-fuse opens the device for mount(2) without close-on-exec. A child that inherits it keeps the mount alive
-// when this process dies, and cannot be killed once it waits for the mount. So no child may start before that is
-// put right, as it would be through os.OpenFile.
+// go-fuse opens the device for mount(2) without close-on-exec. A child that inherits it keeps the
+// mount alive when this process dies, and cannot be killed once it waits for the mount. So no child
+// may start before that is put right, as it would be through os.OpenFile.
 func newServer(fs *filesystem, dir string, o *fuse.MountOptions) (*fuse.Server, error) {
 	direct := *o
 	direct.DirectMountStrict = true
@@ -145,7 +147,8 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		FsName:     cfg.FsName,
 		AllowOther: cfg.AllowOther,
 
-		// For fusermount3 and, as flags, for mount(2). default_permissions has the kernel check modes by itself.
+		// For fusermount3 and, as flags, for mount(2). default_permissions has the kernel check
+		// modes by itself.
 		Options:          []string{"ro", "nosuid", "nodev", "default_permissions"},
 		DirectMountFlags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV,
 
@@ -153,7 +156,8 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		MaxBackground: maxBackground,
 		// Direct reads at depth: one request need not wait for the one before.
 		ExtraCapabilities: fuse.CAP_ASYNC_DIO,
-		// Content never changes, so no attribute that does may throw pages away or be checked before a read.
+		// Content never changes, so no attribute that does may throw pages away or be checked
+		// before a read.
 		ExplicitDataCacheControl: true,
 		// A plain ls must not open every disk: with READDIRPLUS each entry comes with its size.
 		DisableReadDirPlus: true,
@@ -180,8 +184,8 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 	return o
 }
 
-// setReadAhead raises the read-ahead of a mount. The kernel offers no other way: the FUSE handshake can only lower
-// it.
+// setReadAhead raises the read-ahead of a mount. The kernel offers no other way: the FUSE handshake
+// can only lower it.
 func setReadAhead(device string, cfg Config) {
 	bytes := cfg.ReadAhead
 	if bytes < 0 {

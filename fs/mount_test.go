@@ -122,8 +122,8 @@ func TestBusyUnmount(t *testing.T) {
 	}
 }
 
-// The server is killed; starting again on the same directory works, as does unmounting, and what read from the
-// dead mount does not hang.
+// The server is killed; starting again on the same directory works, as does unmounting, and what
+// read from the dead mount does not hang.
 func TestStaleMounts(t *testing.T) {
 	dir := t.TempDir()
 	die := func() {
@@ -162,8 +162,8 @@ func TestStaleMounts(t *testing.T) {
 	}
 }
 
-// A copy of the mount in another namespace, such as a container's, does not keep Unmount from returning, and works
-// until it is gone, too.
+// A copy of the mount in another namespace, such as a container's, does not keep Unmount from
+// returning, and works until it is gone, too.
 func TestOtherNamespaceKeepsTheMount(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make a mount namespace")
@@ -188,7 +188,8 @@ func TestOtherNamespaceKeepsTheMount(t *testing.T) {
 	}
 }
 
-// Children do not inherit the device: one that does keeps a dead mount alive and hangs in it for ever.
+// Children do not inherit the device: one that does keeps a dead mount alive and hangs in it for
+// ever.
 func TestDeviceIsNotInherited(t *testing.T) {
 	mountTree(t, newTree(nil), Config{})
 	fds := run(t, "coreutils", "ls", "-l", "/proc/self/fd/")

@@ -2,8 +2,8 @@ package fs
 
 import "errors"
 
-// A MountError says why a directory was not mounted or unmounted, and what to do about it. Err is, or wraps, one
-// of the errors below where the cause is known.
+// A MountError is the cause why a directory was not mounted or unmounted, with a remedy. Err is, or
+// wraps, one of the errors below where the cause is known.
 type MountError struct {
 	Op     string // "mount" or "unmount"
 	Dir    string

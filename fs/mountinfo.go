@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// subtype and fsType are what tells our mounts from others: the kernel shows fuse.SUBTYPE.
+// subtype and fsType tell our mounts from others: the kernel shows fuse.SUBTYPE.
 const (
 	subtype = "machinefs"
 	fsType  = "fuse." + subtype
@@ -25,7 +25,8 @@ type mountEntry struct {
 	options []string // the superblock's
 }
 
-// Mounts returns the directories on which machinefs is mounted, oldest first, in this mount namespace.
+// Mounts returns the directories on which machinefs is mounted, oldest first, in this mount
+// namespace.
 func Mounts() ([]string, error) {
 	entries, err := readMounts()
 	if err != nil {
@@ -48,7 +49,7 @@ func readMounts() ([]mountEntry, error) {
 	return parseMounts(string(text)), nil
 }
 
-// parseMounts skips what it does not understand.
+// parseMounts skips malformed lines.
 //
 //	36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 func parseMounts(text string) []mountEntry {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canonical makes dir absolute and free of symbolic links without asking the mount that may be on it: a stale one
-// answers every question with ENOTCONN.
+// canonical makes dir absolute and free of symbolic links without asking the mount that may be on
+// it: a stale one answers every question with ENOTCONN.
 func canonical(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -30,8 +30,8 @@ func canonical(dir string) (string, error) {
 	return filepath.Join(above, filepath.Base(dir)), err
 }
 
-// prepare checks the mount point and detaches what a process that is gone has left on it. It returns the
-// directory's canonical path.
+// prepare checks the mount point and detaches the mounts that a dead process left on it. It returns
+// the directory's canonical path.
 func prepare(dir string) (string, *MountError) {
 	fail := func(err error, remedy string) (string, *MountError) {
 		return "", &MountError{Op: "mount", Dir: dir, Err: err, Remedy: remedy}
@@ -45,7 +45,8 @@ func prepare(dir string) (string, *MountError) {
 	case err != nil:
 		return fail(err, "")
 	}
-	// As often as mounts can be stacked by restarts after crashes; what is left then is not ours to guess.
+	// As often as mounts can be stacked by restarts after crashes; any further mount is not ours to
+	// guess at.
 	for range 64 {
 		on, mounted, err := mountAt(real)
 		if err != nil {
@@ -75,15 +76,16 @@ func prepare(dir string) (string, *MountError) {
 	return real, nil
 }
 
-// stale reports whether the process that served the mount at dir is gone. Attributes may still come from the
-// kernel's cache then; statfs(2) is never cached.
+// stale reports whether the process that served the mount at dir is gone. Attributes may still come
+// from the kernel's cache then; statfs(2) is never cached.
 func stale(dir string) bool {
 	var st unix.Statfs_t
 	return errors.Is(unix.Statfs(dir, &st), syscall.ENOTCONN)
 }
 
-// explain finds out why mounting failed. It runs after the fact, so that whatever is unusual and works is not
-// refused beforehand: containers, for one, may have a fusermount3 that gets the device from elsewhere.
+// explain finds out why mounting failed. It runs after the fact, so that a setup that is unusual
+// and works is not refused beforehand: containers, for one, may have a fusermount3 that gets the
+// device from elsewhere.
 func explain(dir string, cfg Config, err error) *MountError {
 	fail := func(cause error, remedy string) *MountError {
 		return &MountError{Op: "mount", Dir: dir, Err: cause, Remedy: remedy}
@@ -123,7 +125,7 @@ func mayMount() bool {
 	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
-// userAllowOther reads what fusermount3 goes by.
+// userAllowOther reads the configuration of fusermount3.
 func userAllowOther() bool {
 	text, err := os.ReadFile("/etc/fuse.conf")
 	if err != nil {

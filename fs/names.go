@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// What a directory entry and a path may measure: NAME_MAX, and a bound for paths, which would otherwise grow
-// as deep as somebody cares to walk.
+// Bounds in bytes: NAME_MAX for a directory entry, and one for paths, which would otherwise grow as
+// deep as a user cares to walk.
 const (
 	maxNameBytes = 255
 	maxPathBytes = 4096
@@ -17,8 +17,8 @@ const (
 // pollProbe is the file name that go-fuse answers by itself, in the root, to switch off polling.
 const pollProbe = ".go-fuse-epoll-hack"
 
-// CheckNames reports the first of a mount's fixed names that cannot be shown: not a clean relative path, given
-// twice, or both a file and a directory.
+// CheckNames reports the first of a mount's fixed names that cannot be shown: not a clean relative
+// path, given twice, or both a file and a directory.
 func CheckNames(names []string) error {
 	l := newListing()
 	for _, name := range names {
@@ -60,7 +60,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// A listing is what readdir shows: the fixed names, the files opened on demand, and the directories above them.
+// A listing is the content of all directories: the fixed names, the files opened on demand, and the
+// directories above them.
 type listing struct {
 	dirs map[string]map[string]Kind // path of a directory ("" is the root) -> name -> kind
 }
@@ -69,7 +70,7 @@ func newListing() *listing {
 	return &listing{dirs: map[string]map[string]Kind{"": {}}}
 }
 
-// add lists a file. What is there under another kind stays what it is.
+// add lists a file. A name that is listed as another kind stays as it is.
 func (l *listing) add(path string) {
 	kind := File
 	for {
@@ -93,7 +94,8 @@ func (l *listing) kind(path string) Kind {
 	return l.dirs[dir][name]
 }
 
-// names returns the names in a directory, sorted: an order that stays the same while a listing is read in parts.
+// names returns the names in a directory, sorted: an order that stays the same while a listing is
+// read in parts.
 func (l *listing) names(dir string) []string {
 	names := make([]string, 0, len(l.dirs[dir]))
 	for name := range l.dirs[dir] {

@@ -13,9 +13,9 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// How long the kernel may believe what it was told. Names and directories do not change while the mount lives.
-// A file's attributes do, in st_blocks alone. That a name is absent is believed briefly: it bounds how often a
-// file manager's probing and a retry loop reach the Tree.
+// How long the kernel may believe our answers. Names and directories do not change while the mount
+// lives. A file's attributes do, in st_blocks alone. That a name is absent is believed briefly: it
+// bounds how often a file manager's probing and a retry loop reach the Tree.
 const (
 	entryValid  = 24 * time.Hour
 	dirValid    = 24 * time.Hour
@@ -29,11 +29,11 @@ const (
 	rootID   = fuse.FUSE_ROOT_ID
 )
 
-// A filesystem answers the kernel's requests. It sits on go-fuse's raw interface rather than on its inode
-// tree: nothing here is ever renamed or removed, so a table of nodes under their path's hash is all it takes,
-// and node ids mean the same in every process that serves the same mount.
+// A filesystem answers the kernel's requests. It sits on go-fuse's raw interface rather than on its
+// inode tree: nothing here is ever renamed or removed, so a table of nodes under their path's hash
+// is all it takes, and node ids mean the same in every process that serves the same mount.
 type filesystem struct {
-	fuse.RawFileSystem // ENOSYS for whatever is not answered here
+	fuse.RawFileSystem // ENOSYS for all other requests
 
 	tree    Tree
 	cfg     Config
@@ -51,7 +51,7 @@ type filesystem struct {
 
 	// mu is held for table look-ups only, never across a call into the Tree or a Disk.
 	mu      sync.RWMutex
-	nodes   map[uint64]*node   // what the kernel knows; the root is always there
+	nodes   map[uint64]*node   // known to the kernel; the root is always there
 	files   map[string]*file   // by path: opened at least once
 	flights map[string]*flight // by path: being opened
 	flying  sync.WaitGroup     // one per flight
@@ -60,11 +60,11 @@ type filesystem struct {
 	lastDir uint64
 }
 
-// A node is what one node id stands for.
+// A node is the file or directory of one node id.
 type node struct {
 	path    string
 	file    *file  // nil for a directory
-	lookups uint64 // how often the kernel was told the id, less what it forgot
+	lookups uint64 // answers that named the id, less those that the kernel forgot
 }
 
 type counters struct {
@@ -95,8 +95,9 @@ func newFilesystem(ctx context.Context, t Tree, names []string, cfg Config, owne
 	return fs
 }
 
-// nodeID is the inode number of a path, too. It depends on the kind, because the kernel does not expect an
-// inode to become something else; bit 62 keeps it off the reserved numbers 0, 1 and 2^64-1.
+// nodeID is the inode number of a path, too. It depends on the kind, because the kernel does not
+// expect an inode to become something else; bit 62 keeps it off the reserved numbers 0, 1 and
+// 2^64-1.
 func nodeID(path string, kind Kind) uint64 {
 	sum := sha256.Sum256(append([]byte{byte(kind)}, path...))
 	return binary.LittleEndian.Uint64(sum[:8])&(1<<62-1) | 1<<62
@@ -157,8 +158,8 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name
 	return fuse.OK
 }
 
-// remember notes that the kernel is told of a node. It fails if the id stands for another path, which takes a
-// collision of 62 bits of SHA-256.
+// remember notes that the kernel is told of a node. It fails if the id stands for another path,
+// which takes a collision of 62 bits of SHA-256.
 func (fs *filesystem) remember(id uint64, path string, f *file) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -197,11 +198,12 @@ func (fs *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 	return fuse.OK
 }
 
-// blockSize is st_blksize. Programs size their buffers by it, and a large one would turn the few bytes that a
-// program wants into a fetch of many; what is read in a row the kernel reads ahead anyway.
+// blockSize is st_blksize. Programs size their buffers by it, and a large one would turn the few
+// bytes that a program wants into a fetch of many; sequential reads the kernel reads ahead anyway.
 const blockSize = 4096
 
-// attr fills in the attributes of a file, or of a directory if f is nil, and returns how long they hold.
+// attr fills in the attributes of a file, or of a directory if f is nil, and returns how long they
+// hold.
 func (fs *filesystem) attr(id uint64, f *file, out *fuse.Attr) time.Duration {
 	*out = fuse.Attr{Ino: id, Mode: dirMode, Nlink: 1, Blksize: blockSize, Owner: fs.owner}
 	mtime, valid := fs.mounted, dirValid
@@ -213,11 +215,11 @@ func (fs *filesystem) attr(id uint64, f *file, out *fuse.Attr) time.Duration {
 	return valid
 }
 
-// sectorSize is the unit of st_blocks, whatever st_blksize says.
+// sectorSize is the unit of st_blocks; st_blksize does not change it.
 const sectorSize = 512
 
-// blocks is a file's st_blocks: what is held locally, never more than the file and never nothing. A file without
-// blocks counts as one hole with tar and others, who then do not look whether it holds data.
+// blocks is a file's st_blocks: its local bytes, never more than the file and never nothing. A file
+// without blocks counts as one hole with tar and others, which then do not look for data.
 func (fs *filesystem) blocks(f *file) uint64 {
 	if f.size == 0 {
 		return 0
@@ -230,7 +232,7 @@ func (fs *filesystem) blocks(f *file) uint64 {
 	return (uint64(local) + sectorSize - 1) / sectorSize
 }
 
-// localBytes is what a disk says, or all of it if it does not say.
+// localBytes is a disk's LocalBytes, or its size if it is no LocalSizer.
 func localBytes(d Disk, size int64) int64 {
 	if l, ok := d.(LocalSizer); ok {
 		return l.LocalBytes()
@@ -238,8 +240,8 @@ func localBytes(d Disk, size int64) int64 {
 	return size
 }
 
-// StatFs shows a full file system of the size of all files opened so far, as an ISO's is: df leaves out one of
-// size 0.
+// StatFs shows a full file system of the size of all files opened so far, as an ISO's is: df leaves
+// out one of size 0.
 func (fs *filesystem) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()

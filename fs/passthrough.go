@@ -10,13 +10,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// backings lets the kernel read complete disks from their local file (FUSE passthrough, Linux 6.9, needs
-// CAP_SYS_ADMIN).
+// backings lets the kernel read complete disks from their local file (FUSE passthrough, Linux 6.9,
+// needs CAP_SYS_ADMIN).
 //
-// The kernel takes an inode's handles either all through its own page cache or all through one backing file,
-// and fails the open of one that differs. Which way a file goes is therefore decided when it has no handle
-// open, and kept until its last one is released. A handle whose file is mapped is not released before it is
-// unmapped. The kernel lets go of a handle before it tells us, so our count is never too low.
+// The kernel takes an inode's handles either all through its own page cache or all through one
+// backing file, and fails the open of one that differs. Which way a file goes is therefore decided
+// when it has no handle open, and kept until its last one is released. A handle whose file is
+// mapped is not released before it is unmapped. The kernel lets go of a handle before it tells us,
+// so our count is never too low.
 type backings struct {
 	mu     sync.Mutex
 	server kernelFiles
@@ -42,7 +43,7 @@ func (b *backings) open(f *file, d Disk, log *slog.Logger) (id int32, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.off && len(b.files) == 0 {
-		return 0, false // nobody is counted, and nobody will have to be
+		return 0, false // no handle is counted, and none will have to be
 	}
 	if b.files == nil {
 		b.files = map[*file]*backing{}
@@ -84,7 +85,8 @@ func (b *backings) register(f *file, d Disk, log *slog.Logger) int32 {
 	return id
 }
 
-// sameSize refuses a file that cannot be the disk: the kernel would read beyond its end, or stop short of it.
+// sameSize refuses a file that cannot be the disk: the kernel would read beyond its end, or stop
+// short of it.
 func sameSize(local *os.File, size int64) error {
 	st, err := local.Stat()
 	if err != nil {

@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// How often the same failure of the same name is logged, and how many are remembered: somebody may probe any
-// number of names.
+// How often the same failure of the same name is logged, and how many are remembered: a program may
+// probe any number of names.
 const (
 	quietTime  = time.Minute
 	quietNames = 1024
 )
 
-// quiet keeps a name that is touched again and again, and fails the same way each time, from filling the log.
+// quiet keeps a name that is touched again and again, and fails the same way each time, from
+// filling the log.
 type quiet struct {
 	mu   sync.Mutex
 	last map[string]time.Time

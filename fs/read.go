@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The two values a file handle has. RELEASE brings back which of them a handle was opened with; nothing else
-// needs to be known of it.
+// The two values a file handle has. RELEASE brings back which of them a handle was opened with;
+// nothing else needs to be known of it.
 const (
 	cachedHandle  = 1
 	backingHandle = 2
@@ -31,7 +31,8 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 	}
 	fs.count.handles.Add(1)
 	out.Fh = cachedHandle
-	// The content never changes: keep pages from one open to the next, and send nothing on close(2).
+	// The content never changes: keep pages from one open to the next, and send nothing on
+	// close(2).
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
 	if id, ok := fs.backing.open(n.file, d, fs.log); ok {
 		out.Fh, out.BackingID = backingHandle, id
@@ -70,8 +71,8 @@ func (fs *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		return fuse.ReadResultData(nil), fuse.OK
 	}
 	buf = buf[:min(int64(len(buf)), f.size-off)]
-	// Not under a request of its own: the kernel interrupts neither the reads that fill its page cache nor, with
-	// CAP_ASYNC_DIO, direct ones.
+	// Not under a request of its own: the kernel interrupts neither the reads that fill its page
+	// cache nor, with CAP_ASYNC_DIO, direct ones.
 	if err := d.ReadAt(fs.ctx, buf, off); err != nil {
 		return nil, fuse.Status(fs.readFailed(f, off, len(buf), err))
 	}

@@ -98,7 +98,8 @@ func TestParallelRandomReads(t *testing.T) {
 	c.cmd.Wait()
 }
 
-// Reads come in few, large requests, and not at all when the kernel has the pages, also after reopening.
+// Reads come in few, large requests, and not at all when the kernel has the pages, also after
+// reopening.
 func TestTheKernelKeepsPages(t *testing.T) {
 	d := fullDisk(16 << 20)
 	dir, s := mountTree(t, newTree(map[string]Disk{"a.raw": d}, "a.raw"), Config{})

@@ -6,8 +6,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// The mount is read-only, so the kernel refuses to write by itself. These answers are for a mount that somebody
-// remounted for writing.
+// The mount is read-only, so the kernel refuses to write by itself. These answers are for a mount
+// that root remounted for writing.
 
 func (fs *filesystem) SetAttr(<-chan struct{}, *fuse.SetAttrIn, *fuse.AttrOut) fuse.Status {
 	return fuse.EROFS
@@ -59,7 +59,8 @@ func (fs *filesystem) Write(<-chan struct{}, *fuse.WriteIn, []byte) (uint32, fus
 
 func (fs *filesystem) Fallocate(<-chan struct{}, *fuse.FallocateIn) fuse.Status { return fuse.EROFS }
 
-// Ioctl answers that there are none; ENOSYS would be an error to those who only ask for a file's flags.
+// Ioctl answers that there are none; ENOSYS would be an error to programs that only ask for a
+// file's flags.
 func (fs *filesystem) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
 	return fuse.Status(syscall.ENOTTY)
 }

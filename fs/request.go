@@ -10,28 +10,29 @@ import (
 	"time"
 )
 
-// A request is the context of one FUSE request whose caller waits for it to be answered. It ends when the caller
-// is being killed, when the request has been answered, or when the mount ends.
+// A request is the context of one FUSE request whose caller waits for it to be answered. It ends
+// when the caller is being killed, when the request has been answered, or when the mount ends.
 //
-// The kernel sends an interrupt for any signal, also for those that a runtime sends to itself all the time
-// (SIGURG in Go) or that a shell handles on the side (SIGCHLD). An EINTR from stat(2)
-// is something few programs expect, so those interrupts are ignored. A caller with a fatal signal pending
-// is let go: it cannot die as long as its request is not answered.
+// The kernel sends an interrupt for any signal, also for those that a runtime sends to itself all
+// the time (SIGURG in Go) or that a shell handles on the side (SIGCHLD). An EINTR from stat(2) is
+// something few programs expect, so those interrupts are ignored. A caller with a fatal signal
+// pending is let go: it cannot die as long as its request is not answered.
 //
-// Watching costs a goroutine, so it begins with the first call of Done: what is answered at once never pays.
+// Watching costs a goroutine, so it begins with the first call of Done: a request answered at once
+// never pays.
 type request struct {
 	context.Context                 // the mount's
 	cancel          <-chan struct{} // go-fuse's: closed by an interrupt. Reused after the answer
 	pid             uint32          // the calling thread, 0 if it is not in our pid namespace
 
 	mu       sync.Mutex
-	done     chan struct{} // what Done returned
+	done     chan struct{} // the channel of Done
 	answered chan struct{}
 	err      error
 }
 
-// interruptPoll is how often a caller that was interrupted by something harmless is looked at again: the kernel
-// tells of the first signal only.
+// interruptPoll is how often a caller that was interrupted by something harmless is looked at
+// again: the kernel tells of the first signal only.
 const interruptPoll = 100 * time.Millisecond
 
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
@@ -95,8 +96,8 @@ func (r *request) watch(done chan struct{}, answered <-chan struct{}) {
 	}
 }
 
-// dying reports whether a thread has a signal pending that is meant to end its process. Such a signal stays
-// pending for as long as the thread waits for our answer.
+// dying reports whether a thread has a signal pending that is meant to end its process. Such a
+// signal stays pending for as long as the thread waits for our answer.
 func dying(pid uint32) bool {
 	if pid == 0 {
 		return false
@@ -111,7 +112,8 @@ func dying(pid uint32) bool {
 	return pending&ending&^mask(status, "SigIgn:") != 0
 }
 
-// mask reads one of the signal sets of /proc/PID/status, sixteen hexadecimal digits with signal 1 as bit 0.
+// mask reads one of the signal sets of /proc/PID/status, sixteen hexadecimal digits with signal 1
+// as bit 0.
 func mask(status []byte, field string) uint64 {
 	_, rest, ok := bytes.Cut(status, []byte("\n"+field))
 	if !ok {

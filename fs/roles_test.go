@@ -172,7 +172,8 @@ func playDirect(args []string) error {
 	return nil
 }
 
-// playStat stats a path with one plain system call, while SIGUSR1 has a handler, and prints the errno.
+// playStat stats a path with one plain system call, while SIGUSR1 has a handler, and prints the
+// errno.
 func playStat(args []string) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
 	fmt.Println("ready " + strconv.Itoa(os.Getpid()))
@@ -194,7 +195,8 @@ func playRead(args []string) error {
 	return nil
 }
 
-// playReadLater prints the hash of a file for every line that it gets, and holds nothing in between.
+// playReadLater prints the hash of a file for every line that it gets, and holds nothing in
+// between.
 func playReadLater(args []string) error {
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {

@@ -26,20 +26,20 @@ func (s *Server) serve(raw *fuse.Server) {
 // Dir returns the mount point's canonical path.
 func (s *Server) Dir() string { return s.dir }
 
-// Wait returns when the mount is gone, whoever unmounted it, and its disks are closed.
+// Wait returns when the mount is gone, by any unmount, and its disks are closed.
 func (s *Server) Wait() { <-s.served }
 
 // Done is closed when Wait would return.
 func (s *Server) Done() <-chan struct{} { return s.served }
 
-// lingerTime is how long Unmount waits for the end of a mount that is gone from sight. It ends at once unless
-// somebody still has it.
+// lingerTime is how long Unmount waits for the end of a mount that is gone from sight. It ends at
+// once unless a process still has it.
 const lingerTime = 2 * time.Second
 
-// Unmount unmounts; for what lazy does, see the function Unmount. It then waits for the end, as Wait does, but
-// not for long: a mount lives on while a file of it is open after a lazy unmount, and while a copy of it is in
-// another mount namespace, such as a container's or a sandboxed service's. Whoever has that loses it when this
-// process exits.
+// Unmount unmounts; lazy is that of the function Unmount. It then waits for the end, as Wait does,
+// but not for long: a mount lives on while a file of it is open after a lazy unmount, and while a
+// copy of it is in another mount namespace, such as a container's or a sandboxed service's. All of
+// these lose it when this process exits.
 func (s *Server) Unmount(lazy bool) error {
 	select {
 	case <-s.served:
@@ -61,7 +61,7 @@ func (s *Server) Unmount(lazy bool) error {
 	return nil
 }
 
-// Stats counts what was asked of a mount since it began; Handles, Backed and Open are as of now.
+// Stats counts the requests to a mount since it began; Handles, Backed and Open are as of now.
 type Stats struct {
 	Lookups    int64 // names that the kernel asked for
 	Opens      int64 // calls of Tree.Open

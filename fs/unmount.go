@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unmount unmounts the machinefs at dir, whichever process serves it. If a file of it is open or a process
-// stands in it, the error is ErrBusy; with lazy set the mount then disappears from sight at once, and lives on
-// until the last file is closed. A mount whose process is gone is detached.
+// Unmount unmounts the machinefs at dir, whichever process serves it. If a file of it is open or a
+// process stands in it, the error is ErrBusy; with lazy set the mount then disappears from sight at
+// once, and lives on until the last file is closed. A mount whose process is gone is detached.
 func Unmount(dir string, lazy bool) error {
 	real, err := canonical(dir)
 	if err != nil {
@@ -46,7 +46,7 @@ func Unmount(dir string, lazy bool) error {
 	case errors.Is(err, ErrNoHelper):
 		e.Remedy = helperRemedy
 	case errors.Is(err, syscall.EBUSY), errors.As(err, &failed):
-		// fusermount3 exits with 1 whatever is wrong. The mount exists and is ours, so it is in use.
+		// fusermount3 exits with 1 for every fault. The mount exists and is ours, so it is in use.
 		e.Err, e.Remedy = fmt.Errorf("%w: %w", ErrBusy, err), "close what uses it (see: fuser -vm "+dir+"), or unmount it lazily"
 	}
 	return e
@@ -54,7 +54,8 @@ func Unmount(dir string, lazy bool) error {
 
 const helperRemedy = "install it (Debian: apt install fuse3), or run as root"
 
-// busyRetries and busyWait allow for processes that have just ended and probes that desktops start: 5, 10, … 160 ms.
+// busyRetries and busyWait allow for processes that have just ended and probes that desktops start:
+// 5, 10, … 160 ms.
 const (
 	busyRetries = 6
 	busyWait    = 5 * time.Millisecond
@@ -76,7 +77,7 @@ func unmount(dir string) (err error) {
 	return err
 }
 
-// detach takes the mount away from the directory and leaves those who use it alone.
+// detach takes the mount away from the directory and leaves its users alone.
 func detach(dir string) error {
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, syscall.EPERM) {

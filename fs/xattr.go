@@ -10,8 +10,8 @@ import (
 // xattrPrefix is where the attributes of disks and of the root appear.
 const xattrPrefix = "user.machinefs."
 
-// attributer returns what has the attributes of a node, if anything: the disk, which it holds until release is
-// called, or the Tree for the root. release may be nil.
+// attributer returns the owner of a node's attributes, or nil: the disk, which it holds until
+// release is called, or the Tree for the root. release may be nil.
 func (fs *filesystem) attributer(cancel <-chan struct{}, h *fuse.InHeader) (a Attributer, release func(), errno syscall.Errno) {
 	n := fs.node(h.NodeId)
 	if n == nil {
@@ -77,7 +77,7 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 // maxXattr is the kernel's bound for a value and for a list, XATTR_SIZE_MAX and XATTR_LIST_MAX.
 const maxXattr = 64 << 10
 
-// answer copies what fits, and says how much there is if it does not.
+// answer copies value into the buffer if it fits, and else returns its size.
 func answer(dest, value []byte) (uint32, fuse.Status) {
 	if len(value) > maxXattr {
 		return 0, fuse.Status(syscall.E2BIG)
