@@ -97,6 +97,10 @@ func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), kept bool,
 		if wait == maxPoll && f.size.Load() < 0 {
 			f.learnSize()
 		}
+		if fl.measures && f.size.Load() >= 0 {
+			lock.Close()
+			return nil, true, nil
+		}
 		if !fl.force {
 			if seen, err = f.missing(seen, fl.end); err != nil || seen >= fl.end {
 				lock.Close()
@@ -107,6 +111,10 @@ func (f *File) lockFlight(fl *flight) (unlock func(start, end int64), kept bool,
 	}
 	if f.size.Load() < 0 {
 		f.learnSize()
+	}
+	if fl.measures && f.size.Load() >= 0 { // another process has walked to the end
+		lock.Close()
+		return nil, true, nil
 	}
 	return func(start, end int64) {
 		if end == fl.end {

@@ -14,6 +14,7 @@ type flight struct {
 	from, end int64 // the wanted bytes; before from lie the spans that have to be walked
 	walk      bool  // spans do not decode alone: never skip some in the middle
 	force     bool  // fetch also bytes that seem to be present
+	measures  bool  // wanted only until the size is known
 	since     nonce // the entry's value of forgotten before anything was fetched
 	fill      bool  // started by Fill or Measure: fails if its last bytes cannot be kept
 	ctx       context.Context
@@ -88,7 +89,7 @@ func (f *File) take(c claim) (v verdict, fl *flight, fresh bool, err error) {
 		return 0, nil, false, errBudget
 	}
 	fl = &flight{from: us, end: end, walk: walk, fill: c.fill, pos: rs, done: make(chan struct{})}
-	fl.force = c.force || c.toEnd
+	fl.force, fl.measures = c.force || c.toEnd, c.toEnd
 	fl.ctx, fl.cancel = context.WithCancel(f.ctx)
 	f.flights = append(f.flights, fl)
 	f.wg.Add(1)

@@ -16,7 +16,7 @@ import (
 // reference.
 const crowded = `set -eu
 cd "$2"
-mount -t tmpfs -o size=6m tmpfs cache
+mount -t tmpfs -o size=6m,mode=700 tmpfs cache
 mkfifo ready
 "$1" mount --cache cache mnt disk="$3" >ready &
 read -r word <ready

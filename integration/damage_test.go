@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/machinefs/machinefs/integration/image"
+	"golang.org/x/sys/unix"
 )
 
 // soon bounds work in the background whose cause is there. A machine that is slow takes a fraction
@@ -220,6 +221,14 @@ func TestDamageThatVerifyFoundIsNotServed(t *testing.T) {
 	s.forget()
 	if r := machinefs(t, "cache", "verify", "--cache", cache); !strings.Contains(r.stdout, "damaged") {
 		t.Errorf("cache verify does not tell of the damage: %s%s", r.stdout, r.stderr)
+	}
+	f, err := os.Open(m.path("disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil { // right bytes in the kernel prove nothing
+		t.Fatal(err)
 	}
 	expectAll(t, m.path("disk"), disk.content)
 	if s.bytes.Load() == 0 {

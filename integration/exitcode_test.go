@@ -103,7 +103,7 @@ func statedDictionary(t *testing.T, p []byte) {
 // a mount namespace of its own. Arguments: the program, a work folder, the reference, the small
 // folder.
 const small = `cd "$2"
-mount -t tmpfs -o size=3m tmpfs "$4"
+mount -t tmpfs -o size=3m,mode=700 tmpfs "$4"
 "$1" materialize --quiet --cache cache "$3" out/copy.raw
 code=$?
 [ $code = 0 ] && sha256sum <out/copy.raw
@@ -143,7 +143,7 @@ func TestAFullLocalDiskIsExitCode8(t *testing.T) {
 					if !strings.Contains(r.stdout, disk.sum) {
 						t.Errorf("the copy is not the disk: %s", r.stdout)
 					}
-				case r.code != 8 || strings.Count(r.stderr, "no space left")+strings.Count(r.stderr, "no room") == 0:
+				case r.code != 8 || strings.Count(r.stderr, "no space left")+strings.Count(r.stderr, "the cache is full") == 0:
 					t.Errorf("exit code %d, wanted 8 and the cause: %s", r.code, r.stderr)
 				case r.stdout != "":
 					t.Errorf("left: %s", r.stdout)

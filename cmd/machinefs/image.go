@@ -204,6 +204,9 @@ func (im *image) remedy(s *stack, err error) bool {
 		if is[*voucher.MismatchError](err) && !s.opening.copying {
 			im.condemn(err)
 		}
+		if ferr := s.forget(); ferr != nil { // the next one to open the image begins anew
+			log.Error("wrong bytes cannot be forgotten: remove the cache's folder", "cache", im.host.cache.Dir(), "err", ferr)
+		}
 		return false
 	}
 	im.heals++

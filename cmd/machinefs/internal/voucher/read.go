@@ -170,7 +170,8 @@ func (v *Voucher) compare(p []byte, off int64) error {
 		if err != nil {
 			return nil //nolint:nilerr // a state that this version of the hash cannot read tells nothing
 		}
-		// From a known state to the next one that is known: over links whose own state was lost.
+		// From a known state to the next one that is known: over links whose own state was lost, and is found again.
+		lost := map[int64]state{}
 		for known := false; !known && k*linkLen < off+int64(len(p)); k++ {
 			b := k * linkLen
 			e := v.chain.linkEnd(k)
@@ -185,7 +186,13 @@ func (v *Voucher) compare(p []byte, off int64) error {
 			if have && !bytes.Equal(to.sum, stateOf(sum)) {
 				return &MismatchError{Digest: v.digest, Off: start}
 			}
-			known = have
+			if known = have; !known {
+				lost[k] = state{pos: e, gen: gen, sum: stateOf(sum)}
+				continue
+			}
+			for k, s := range lost {
+				v.chain.setBehind(k, s)
+			}
 		}
 	}
 	return nil
@@ -225,8 +232,8 @@ func (l *links) hashed(p []byte, off int64) {
 	}
 }
 
-// links remembers bytes that a reader that goes on in order wants next: the last link that was fetched for a
-// comparison only, or the last bytes hashed.
+// links remembers bytes that a reader that goes on in order wants next: bytes that were fetched
+// for a comparison, or the last bytes hashed.
 type links struct {
 	mu  sync.Mutex
 	off int64
@@ -243,14 +250,17 @@ func (l *links) read(p []byte, off int64) int {
 	return copy(p, l.buf[off-l.off:])
 }
 
-// add remembers the last link of p.
+// add remembers the end of p.
 func (l *links) add(p []byte, off int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	end := off + int64(len(p))
-	start := max(off, (end-1)/linkLen*linkLen)
-	l.off, l.buf = start, append(l.buf[:0], p[start-off:]...)
+	skip := max(0, len(p)-maxRecent)
+	l.off, l.buf = off+int64(skip), append(l.buf[:0], p[skip:]...)
 }
+
+// maxRecent bounds the bytes fetched for a comparison that are remembered: whole links are compared, of which
+// the reader wants the rest next.
+const maxRecent = 16 * linkLen
 
 func (l *links) clear() {
 	l.mu.Lock()

@@ -126,7 +126,7 @@ func New(c Config) (v *Voucher, known bool, err error) {
 	tip, known := v.chain.tip()
 	if known {
 		v.gen = tip.gen
-		known = v.restore(tip) && (tip.clean || tip.boot == bootID() || v.verified() == nil)
+		known = v.restore(tip) && v.believable(tip)
 	}
 	if !known {
 		v.gen++
@@ -138,6 +138,14 @@ func New(c Config) (v *Voucher, known bool, err error) {
 		}
 	}
 	return v, known, nil
+}
+
+// believable reports whether a chain of an earlier run is worth going on with: it is of this boot or was
+// closed in order, or the blob is verified; and the digest was not found to differ.
+func (v *Voucher) believable(tip state) bool {
+	err := v.verified()
+	_, wrong := errors.AsType[*MismatchError](err)
+	return err == nil || !wrong && (tip.clean || tip.boot == bootID())
 }
 
 // Attach gives the voucher its store. It comes before the first read.
