@@ -165,6 +165,11 @@ func (s *stack) build(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
+	if !s.known {
+		if err := s.voucher.Begun(); err != nil {
+			return err
+		}
+	}
 	return s.confirmSize(ctx)
 }
 
@@ -196,16 +201,8 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 		return local(err)
 	}
 	s.spans = src
-	if !s.known {
-		// Nothing says that the bytes kept are those that the hash is about to see.
-		if err := s.blobFile.Forget(); err != nil {
-			s.voucher.Close()
-			return local(err)
-		}
-	}
-	s.voucher.Attach(s.blobFile)
 	s.closers = append(s.closers, s.blobFile, s.voucher)
-	return nil
+	return local(s.voucher.Attach(s.blobFile))
 }
 
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
@@ -280,11 +277,11 @@ func (s *stack) Close() error {
 
 // forget drops everything that was kept or learned of the blob, in all processes.
 func (s *stack) forget() error {
-	var errs []error
+	errs := []error{s.voucher.Forget()} // first: from now on nothing is decoded from its bytes
 	for _, k := range s.kept {
 		errs = append(errs, k.stream.Forget(), k.file.Forget())
 	}
-	return errors.Join(append(errs, s.blobFile.Forget(), s.voucher.Forget(), s.records.RemoveRecord(proofRecord))...)
+	return errors.Join(append(errs, s.records.RemoveRecord(proofRecord))...)
 }
 
 // format returns the names of the layers, outermost first: gzip > tar > xz > qcow2.
