@@ -41,10 +41,14 @@ func (v *Voucher) read(ctx context.Context, p []byte, off int64) error {
 		return nil
 	}
 	end := off + int64(len(p))
-	if last := max(off, (end-1)/pageLen*pageLen); last > off {
-		if v.store.ReadKept(p[last-off:], last) == int(end-last) {
-			p = p[:last-off]
-		}
+	last := max(off, (end-1)/pageLen*pageLen)
+	if n := v.store.ReadKept(p[last-off:], last); n == 0 {
+		last = v.nextKept(last, end)
+	} else if n < int(end-last) {
+		last = end
+	}
+	if n := int(end - last); n > 0 && v.store.ReadKept(p[last-off:], last) == n {
+		p = p[:last-off]
 	}
 	return v.fetch(ctx, p, off)
 }

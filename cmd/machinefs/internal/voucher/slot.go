@@ -76,7 +76,7 @@ func parseSlot(b, salt []byte, number, size int64) (s state, ok bool) {
 	switch {
 	case n > int64(len(b)-slotHead), s.pos < 0, s.pos > size, (n == 0) != (s.pos == 0):
 		return state{}, false
-	case s.ahead < 0, s.ahead > size-s.pos, s.put.off < 0, s.put.end > size, s.put.end != 0 && s.put.off >= s.put.end:
+	case s.ahead < 0, s.ahead > size, s.put.off < 0, s.put.end > size, s.put.end != 0 && s.put.off >= s.put.end:
 		return state{}, false
 	}
 	if n > 0 {
