@@ -47,7 +47,7 @@ func (v *Voucher) step(buf []byte) int {
 	return n
 }
 
-// drop frees bytes of the store that have been hashed, but for those read while the image was opened. While it
+// drop frees bytes of the store that have been hashed, but for those that stay. While the image
 // is being opened, the store may turn out to be the image file.
 func (v *Voucher) drop(off, end int64) {
 	v.opening.Lock()
@@ -56,6 +56,7 @@ func (v *Voucher) drop(off, end int64) {
 	if on || v.self.Load() {
 		return
 	}
+	off = off / pageLen * pageLen // all before the tip was hashed
 	for off < end {
 		stop, next := end, end
 		for _, r := range kept {

@@ -47,6 +47,9 @@ func TestAFirstPassFetchesTheBlobOnce(t *testing.T) {
 					}
 					wg.Wait()
 					b.mustSettle(v, 0)
+					if kept, _, _ := v.scan(0, size, nil); kept > 0 && least >= pageLen {
+						t.Errorf("%d bytes are left in the store", kept)
+					}
 					if b.src.fetched != size {
 						t.Errorf("%d bytes fetched, want %d", b.src.fetched, size)
 					}

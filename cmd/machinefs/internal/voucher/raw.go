@@ -1,5 +1,7 @@
 package voucher
 
+import "sync"
+
 // rawReads are the ranges that were fetched ahead of the hash, so without a comparison, and that have not been
 // taken in yet. Should others take in the same range first, the bytes are compared then.
 type rawReads struct {
@@ -48,4 +50,43 @@ func (r *rawReads) has(off, end int64) bool {
 		}
 	}
 	return r.worn[0] < end && off < r.worn[1]
+}
+
+// spares are bytes that were fetched only because the store could not keep those behind them otherwise. At the
+// tip they are hashed and not kept, so they are remembered here for their readers.
+type spares struct {
+	mu   sync.Mutex
+	list []spare
+}
+
+type spare struct {
+	off int64
+	p   []byte // less than a page
+}
+
+const maxSpares = 64
+
+func (s *spares) add(p []byte, off int64) {
+	if len(p) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.list) == maxSpares {
+		s.list = append(s.list[:0], s.list[1:]...)
+	}
+	s.list = append(s.list, spare{off, append([]byte(nil), p...)})
+}
+
+// read fills p, if one of them has all of it.
+func (s *spares) read(p []byte, off int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.list {
+		if e.off <= off && off+int64(len(p)) <= e.off+int64(len(e.p)) {
+			copy(p, e.p[off-e.off:])
+			return true
+		}
+	}
+	return false
 }

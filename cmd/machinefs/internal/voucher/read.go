@@ -62,6 +62,10 @@ func (v *Voucher) fetch(ctx context.Context, p []byte, off int64) error {
 		return err
 	}
 	at, end := v.tip, off+int64(len(p))
+	if off < at.pos && v.spare.read(p, off) {
+		v.leave()
+		return nil
+	}
 	if tail := at.pos - int64(len(v.tail)); tail <= off && off < at.pos {
 		n := copy(p, v.tail[off-tail:])
 		p, off = p[n:], off+int64(n)
@@ -117,13 +121,23 @@ func (v *Voucher) isOpening(off int64, n int) bool {
 	if !v.opening.on {
 		return false
 	}
-	r := [2]int64{off / pageLen * pageLen, (off + int64(n) + pageLen - 1) / pageLen * pageLen}
-	if all := v.opening.ranges; len(all) > 0 {
-		if last := &all[len(all)-1]; last[0] <= r[0] && r[0] <= last[1] { // most reads go on from the last one
-			last[1] = max(last[1], r[1])
-			return true
+	v.stays(off, off+int64(n))
+	return true
+}
+
+// maxStays bounds the ranges that stay in the store. Bytes of others are fetched again when they are wanted.
+const maxStays = 4096
+
+// stays notes pages that stay in the store when they have been hashed. opening is locked.
+func (v *Voucher) stays(off, end int64) {
+	r := [2]int64{off / pageLen * pageLen, (end + pageLen - 1) / pageLen * pageLen}
+	for i := range v.opening.ranges {
+		if e := &v.opening.ranges[i]; e[0] <= r[0] && r[0] <= e[1] {
+			e[1] = max(e[1], r[1])
+			return
 		}
 	}
-	v.opening.ranges = append(v.opening.ranges, r)
-	return true
+	if len(v.opening.ranges) < maxStays {
+		v.opening.ranges = append(v.opening.ranges, r)
+	}
 }

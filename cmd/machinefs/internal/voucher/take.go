@@ -20,15 +20,20 @@ func (v *Voucher) Saw(ctx context.Context, p []byte, off int64, known bool) erro
 		return fmt.Errorf("verify blob %s: got %d bytes at %d, want them before its end at %d", v.digest, len(p), off, v.size)
 	}
 	checked := off // bytes before it were compared
+	extra := 0     // bytes of p that nobody asked for
 	for extended := false; ; {
 		r, err := v.take(ctx, p, off, checked, known, extended)
+		if err == nil && r.hashed {
+			v.spare.add(p[:extra], off)
+		}
 		switch {
 		case err != nil || r.done:
 			return err
 		case r.gap < off:
 			// The store keeps no bytes in the middle of a page: those before them come along.
 			if q, ferr := v.extend(ctx, p, off, r.gap); ferr == nil {
-				checked, p, off = r.gap, q, r.gap
+				extra = int(off - r.gap)
+				checked, p, off, known = r.gap, q, r.gap, false
 			} else if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -45,9 +50,10 @@ func (v *Voucher) Saw(ctx context.Context, p []byte, off int64, known bool) erro
 
 // A taking is the outcome of take.
 type taking struct {
-	done bool
-	at   state // the tip: bytes before it have to be compared first
-	gap  int64 // bytes from here on are wanted as well; or else no less than off
+	done   bool
+	hashed bool
+	at     state // the tip: bytes before it have to be compared first
+	gap    int64 // bytes from here on are wanted as well; or else no less than off
 }
 
 // take takes in p under the lock.
@@ -68,7 +74,7 @@ func (v *Voucher) take(ctx context.Context, p []byte, off, checked int64, known,
 		if err == nil {
 			v.drain()
 		}
-		return taking{done: true}, err
+		return taking{done: true, hashed: true}, err
 	}
 	gap, err := v.put(ctx, p, off)
 	if err != nil || gap == off {
@@ -87,6 +93,9 @@ func (v *Voucher) extend(ctx context.Context, p []byte, off, gap int64) ([]byte,
 		return nil, err
 	}
 	copy(q[off-gap:], p)
+	v.opening.Lock()
+	v.stays(gap, off) // others will want them, and the hash may pass before
+	v.opening.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.raw.add(gap, off)
@@ -104,7 +113,7 @@ func (v *Voucher) hashNew(p []byte) error {
 		return err
 	}
 	v.taken(gaps)
-	if kept > 0 {
+	if kept > 0 || off%pageLen != 0 && v.store.ReadKept(make([]byte, 1), off-1) > 0 { // of a page that is whole now
 		v.drop(off, end)
 	}
 	return nil

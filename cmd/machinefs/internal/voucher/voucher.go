@@ -48,6 +48,7 @@ type Voucher struct {
 	pos    atomic.Int64
 	self   atomic.Bool // the store is the image file: nothing is dropped
 	recent links
+	spare  spares
 
 	// mu is held for all that follows, and before the chain's lock.
 	mu       sync.Mutex
@@ -65,7 +66,7 @@ type Voucher struct {
 	opening struct {
 		sync.Mutex
 		on     bool
-		ranges [][2]int64 // read while the image was opened: they stay in the store
+		ranges [][2]int64 // they stay in the store: read while the image was opened, or not asked for yet
 	}
 }
 
