@@ -43,7 +43,7 @@ func (v *Voucher) againOnce(ctx context.Context, p []byte, off int64, tip state)
 		overlap(p, off, b, at)
 		to, have := tip, true
 		if e < tip.pos {
-			to, have = v.chain.behind(k, tip.gen)
+			to, have = v.behind(k, tip.gen)
 		}
 		got := state{pos: e, gen: tip.gen, sum: stateOf(sum), boot: bootID()}
 		switch at = e; {
@@ -75,19 +75,26 @@ func (v *Voucher) againOnce(ctx context.Context, p []byte, off int64, tip state)
 // known returns the last state of a link's end, at most off, that can be read.
 func (v *Voucher) known(off int64, gen uint64) state {
 	for k := off/linkLen - 1; ; k-- {
-		s, ok := v.chain.behind(k, gen)
-		if ok {
-			if _, err := v.resume(s); err == nil {
-				return s
-			}
+		if s, ok := v.behind(k, gen); ok {
+			return s
 		}
 	}
+}
+
+// behind returns the state behind link k. One that this version of the hash cannot read counts as none.
+func (v *Voucher) behind(k int64, gen uint64) (state, bool) {
+	s, ok := v.chain.behind(k, gen)
+	if !ok {
+		return state{}, false
+	}
+	_, err := v.resume(s)
+	return s, err == nil
 }
 
 // nextKnown returns where the first link from k on ends whose state is known, or the tip.
 func (v *Voucher) nextKnown(k int64, tip state) int64 {
 	for ; v.chain.linkEnd(k) < tip.pos; k++ {
-		if _, ok := v.chain.behind(k, tip.gen); ok {
+		if _, ok := v.behind(k, tip.gen); ok {
 			return v.chain.linkEnd(k)
 		}
 	}
@@ -156,8 +163,8 @@ func (v *Voucher) confirm(ctx context.Context, p []byte, off int64, tip state) e
 
 func (v *Voucher) confirmLink(ctx context.Context, p []byte, off, k int64, tip state) (same bool, err error) {
 	if off == k*linkLen && off+int64(len(p)) == v.chain.linkEnd(k) {
-		from, ok := v.chain.behind(k-1, tip.gen)
-		to, have := v.chain.behind(k, tip.gen)
+		from, ok := v.behind(k-1, tip.gen)
+		to, have := v.behind(k, tip.gen)
 		if sum, err := v.resume(from); ok && have && err == nil {
 			sum.Write(p)
 			return bytes.Equal(stateOf(sum), to.sum), nil
