@@ -8,8 +8,9 @@ import (
 	"hash"
 )
 
-// New goes on with the chain at c.Chain, or begins one. known is false if nothing vouches for what is
-// kept of the blob: then the caller forgets everything decoded from it, and calls Begun when it has.
+// New goes on with the chain at c.Chain, or begins one. known is false if nothing vouches for what
+// is kept of the blob: then the caller forgets everything decoded from it, and calls Begun when it
+// has.
 func New(c Config) (v *Voucher, known bool, err error) {
 	v = &Voucher{blob: c.Blob, size: c.Blob.Size(), digest: c.Digest, fresh: c.Hash, near: c.Near, nearAt: SettleGap}
 	v.opening.on = true
@@ -66,8 +67,8 @@ func (v *Voucher) Attach(s Store) error {
 	return errors.Join(v.begin(), s.Forget())
 }
 
-// Begun tells that all was forgotten of what had been decoded before a chain that was not known. Until
-// then the chain counts as not known.
+// Begun tells that all was forgotten of what had been decoded before a chain that was not known.
+// Until then the chain counts as not known.
 func (v *Voucher) Begun() error {
 	if v.digest == "" {
 		return nil
@@ -85,9 +86,9 @@ func (v *Voucher) Begun() error {
 	return v.save(t)
 }
 
-// Forget begins anew, with an empty store. It makes the vouchers of other processes, and this one, fail
-// with ErrForgotten. It comes before the caller forgets what was decoded: so nothing that is decoded
-// from bytes of the old chain can be kept afterwards.
+// Forget begins anew, with an empty store. It makes the vouchers of other processes, and this one,
+// fail with ErrForgotten. It comes before the caller forgets what was decoded: so nothing that is
+// decoded from bytes of the old chain can be kept afterwards.
 func (v *Voucher) Forget() error {
 	if v.digest == "" {
 		return v.store.Forget()

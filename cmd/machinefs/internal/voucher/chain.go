@@ -11,21 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkLen is the length in bytes of a link: the stretch of a blob between two kept states of its hash.
+// linkLen is the length in bytes of a link: the stretch of a blob between two kept states of its
+// hash.
 const linkLen = 256 << 10
 
 // tipSlots is the number of copies of the tip.
 const tipSlots = 2
 
-// A chain is the file of hash states, one at the end of every link. A link is right if hashing it from
-// the state before it gives the state behind it, whatever came in between.
+// A chain is the file of hash states, one at the end of every link. A link is right if hashing it
+// from the state before it gives the state behind it, whatever came in between.
 //
-// The file is an array of slots of one length (slot.go). Slots 0 and 1 hold the tip, twice: the state
-// behind the last byte hashed. Slot 2+k holds the state behind link k; of links behind the tip it means
-// nothing.
+// The file is an array of slots of one length (slot.go). Slots 0 and 1 hold the tip, twice: the
+// state behind the last byte hashed. Slot 2+k holds the state behind link k; of links behind the
+// tip it means nothing.
 //
-// Processes that share a cache share the file, and change the tip under its lock. A slot is written with
-// one write; its check covers all of it, so a torn, foreign or damaged slot is no slot.
+// Processes that share a cache share the file, and change the tip under its lock. A slot is written
+// with one write; its check covers all of it, so a torn, foreign or damaged slot is no slot.
 type chain struct {
 	f    *os.File
 	path string
@@ -34,8 +35,8 @@ type chain struct {
 	slot int   // bytes
 }
 
-// openChain opens or makes the chain at path of the blob with a digest and size in bytes. stateLen is
-// the length of the hash's states in bytes.
+// openChain opens or makes the chain at path of the blob with a digest and size in bytes. stateLen
+// is the length of the hash's states in bytes.
 func openChain(path, digest string, size int64, stateLen int) (*chain, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -66,8 +67,8 @@ func (c *chain) lock() error {
 
 func (c *chain) unlock() { unix.Flock(int(c.f.Fd()), unix.LOCK_UN) }
 
-// claim reports whether no living voucher but this one makes the caches forget. It holds until disclaim
-// or close.
+// claim reports whether no living voucher but this one makes the caches forget. It holds until
+// disclaim or close.
 func (c *chain) claim() bool { return c.lockBirth(unix.F_WRLCK) == nil }
 
 func (c *chain) disclaim() { c.lockBirth(unix.F_UNLCK) }

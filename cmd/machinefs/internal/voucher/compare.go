@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// again fetches bytes of which those before the tip were hashed, and compares these with the chain. It asks the
-// source once more if it sent others.
+// again fetches bytes of which those before the tip were hashed, and compares these with the chain.
+// It asks the source once more if it sent others.
 func (v *Voucher) again(ctx context.Context, p []byte, off int64, tip state) error {
 	err := v.againOnce(ctx, p, off, tip)
 	if _, wrong := errors.AsType[*MismatchError](err); wrong {
@@ -18,8 +18,8 @@ func (v *Voucher) again(ctx context.Context, p []byte, off int64, tip state) err
 	return err
 }
 
-// againOnce fetches from the last known state before off to the first known state behind the end: usually the
-// links that hold p. States that were lost in between are written anew.
+// againOnce fetches from the last known state before off to the first known state behind the end:
+// usually the links that hold p. States that were lost in between are written anew.
 func (v *Voucher) againOnce(ctx context.Context, p []byte, off int64, tip state) error {
 	end := off + int64(len(p))
 	from := v.known(off, tip.gen)
@@ -81,7 +81,8 @@ func (v *Voucher) known(off int64, gen uint64) state {
 	}
 }
 
-// behind returns the state behind link k. One that this version of the hash cannot read counts as none.
+// behind returns the state behind link k. One that this version of the hash cannot read counts as
+// none.
 func (v *Voucher) behind(k int64, gen uint64) (state, bool) {
 	s, ok := v.chain.behind(k, gen)
 	if !ok {
@@ -111,8 +112,8 @@ func overlap(p []byte, off int64, b []byte, at int64) {
 	}
 }
 
-// A window fetches a stretch of the blob in ranges of at most most bytes, up to hint and, should that not
-// suffice, beyond.
+// A window fetches a stretch of the blob in ranges of at most most bytes, up to hint and, should
+// that not suffice, beyond.
 type window struct {
 	v    *Voucher
 	most int
@@ -143,8 +144,9 @@ func (w *window) bytes(ctx context.Context, from, to int64) ([]byte, error) {
 	return w.buf[from-w.off : to-w.off], nil
 }
 
-// confirm compares bytes before the tip that were handed out with those hashed. Whole links are compared with
-// the chain; parts of one were compared when they were fetched, unless that was before the hash passed.
+// confirm compares bytes before the tip that were handed out with those hashed. Whole links are
+// compared with the chain; parts of one were compared when they were fetched, unless that was
+// before the hash passed.
 func (v *Voucher) confirm(ctx context.Context, p []byte, off int64, tip state) error {
 	for len(p) > 0 {
 		k := off / linkLen

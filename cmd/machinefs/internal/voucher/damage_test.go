@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// damages calls harm with a name and the file, damaged in each way: every byte, every cut, swapped and copied slots.
+// damages calls harm with a name and the file, damaged in each way: every byte, every cut, swapped
+// and copied slots.
 func damages(file []byte, slot int, other []byte, harm func(name string, file []byte)) {
 	for i := range file {
 		b := slices.Clone(file)
@@ -40,8 +41,8 @@ func damages(file []byte, slot int, other []byte, harm func(name string, file []
 	}
 }
 
-// halfway is a chain that was killed with two links and a part hashed, and some bytes ahead. wrong says that a byte ahead
-// was used that was not the blob's.
+// halfway is a chain that was killed with two links and a part hashed, and some bytes ahead. wrong
+// says that a byte ahead was used that was not the blob's.
 func halfway(t *testing.T, data []byte, wrong bool) (*bench, *memory, []byte) {
 	b := newSHA256(t, data)
 	m := newMemory(int64(len(data)))
@@ -63,8 +64,9 @@ func halfway(t *testing.T, data []byte, wrong bool) (*bench, *memory, []byte) {
 	return b, m, file
 }
 
-// Whatever part of the chain is damaged while nobody has it open: reads give the right bytes, a wrong byte fetched
-// is refused, a wrong byte that was used is never verified, and bytes that were right are, unless all is forgotten.
+// Whatever part of the chain is damaged while nobody has it open: reads give the right bytes, a
+// wrong byte fetched is refused, a wrong byte that was used is never verified, and bytes that were
+// right are, unless all is forgotten.
 func TestADamagedChain(t *testing.T) {
 	data := bytesOf(testRand(t), 2*linkLen+30000)
 	size := int64(len(data))
@@ -140,7 +142,8 @@ func TestLostStatesAreMended(t *testing.T) {
 	}
 }
 
-// If the tip cannot be written, nothing is handed out, and the next attempt goes on where the last one stood.
+// If the tip cannot be written, nothing is handed out, and the next attempt goes on where the last
+// one stood.
 func TestTheChainCannotBeWritten(t *testing.T) {
 	data := bytesOf(testRand(t), linkLen+5000)
 	b := newSHA256(t, data)
@@ -171,7 +174,8 @@ func isPathError(err error) bool {
 	return ok
 }
 
-// A state that this version of the hash cannot read counts as lost; a tip of that kind, as no chain.
+// A state that this version of the hash cannot read counts as lost; a tip of that kind, as no
+// chain.
 func TestAStateOfAnotherHash(t *testing.T) {
 	data := bytesOf(testRand(t), 3*linkLen)
 	b := newSHA256(t, data)

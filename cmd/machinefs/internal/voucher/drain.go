@@ -1,9 +1,10 @@
 package voucher
 
-// drain begins to hash what the store has at the tip, so that no reader pays for what others left. The lock
-// is held.
+// drain begins to hash what the store has at the tip, so that no reader pays for the work others left.
+// The lock is held.
 func (v *Voucher) drain() {
-	if v.draining || v.closed || v.tip.ahead == 0 || v.tip.pos == v.size || v.store.ReadKept(make([]byte, 1), v.tip.pos) == 0 {
+	if v.draining || v.closed || v.tip.ahead == 0 || v.tip.pos == v.size ||
+		v.store.ReadKept(make([]byte, 1), v.tip.pos) == 0 {
 		return
 	}
 	v.draining = true
@@ -17,7 +18,8 @@ func (v *Voucher) drain() {
 	})
 }
 
-// drainOne hashes up to len(buf) bytes of the store at the tip. It is false if there are none, or hashing fails.
+// drainOne hashes up to len(buf) bytes of the store at the tip. It is false if there are none, or
+// hashing fails.
 func (v *Voucher) drainOne(buf []byte) bool {
 	if v.enter() != nil {
 		return false
@@ -71,7 +73,8 @@ func (v *Voucher) drop(off, end int64) {
 	}
 }
 
-// sweep drops what is left in the store before the tip, of processes that were killed or that opened the image.
+// sweep drops what is left in the store before the tip, of processes that were killed or that
+// opened the image.
 func (v *Voucher) sweep() {
 	for off := int64(0); off < v.tip.pos; {
 		n, present := v.store.Present(off)

@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// A MismatchError says that bytes are not those that the digest, or the chain of hash states, speaks of.
+// A MismatchError says that bytes are not those that the digest, or the chain of hash states,
+// speaks of.
 type MismatchError struct {
 	Digest string
 	Off    int64 // where the bytes differ from the first time, or their link begins; -1: the whole digest differs
@@ -15,7 +16,8 @@ type MismatchError struct {
 func (e *MismatchError) Error() string {
 	const cause = "the connection or the server's copy is damaged"
 	if e.Off >= 0 {
-		return fmt.Sprintf("verify blob %s: the source sent other bytes at %d than the first time; %s", e.Digest, e.Off, cause)
+		return fmt.Sprintf("verify blob %s: the source sent other bytes at %d than the first time; %s",
+			e.Digest, e.Off, cause)
 	}
 	return fmt.Sprintf("verify blob %s: its bytes have the digest %s; %s", e.Digest, e.Got, cause)
 }
@@ -33,6 +35,7 @@ func (e *IncompleteError) Error() string {
 	return fmt.Sprintf("the digest cannot be compared: %d bytes have not been read", e.Missing)
 }
 
-// ErrForgotten says that the hash chain was begun anew since it was opened, by another process that found
-// the blob's bytes wrong, or that it is gone: so the reader must begin anew as well.
-var ErrForgotten = errors.New("the bytes of this blob were forgotten: another process found them wrong, or the hash chain is damaged")
+// ErrForgotten says that the hash chain was begun anew since it was opened, by another process that
+// found the blob's bytes wrong, or that it is gone: so the reader must begin anew as well.
+var ErrForgotten = errors.New("the bytes of this blob were forgotten: " +
+	"another process found them wrong, or the hash chain is damaged")

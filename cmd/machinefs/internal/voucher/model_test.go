@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A model notes the bytes that were used under one chain. The rule: used bytes are hashed or kept, so the
-// digest is never said to be right if a used byte was wrong.
+// A model notes the bytes that were used under one chain. The rule: used bytes are hashed or kept,
+// so the digest is never said to be right if a used byte was wrong.
 type model struct {
 	mu    sync.Mutex
 	wrong bool // a used byte was wrong
@@ -47,8 +47,8 @@ func (m *model) step(r *rand.Rand, v *Voucher, data []byte) error {
 	return nil
 }
 
-// Processes share a chain and a store; readers of each read at once; processes are killed and others come; the source
-// sends a wrong bit now and then.
+// Processes share a chain and a store; readers of each read at once; processes are killed and
+// others come; the source sends a wrong bit now and then.
 func TestUsedBytesAreHashedOrKept(t *testing.T) {
 	for _, flips := range []bool{false, true} {
 		for _, stored := range []string{"memory", "cache"} {
@@ -129,8 +129,8 @@ func playModel(t *testing.T, r *rand.Rand, flips, real bool) {
 	v.Close()
 }
 
-// A process that is killed in the middle of a Put, or at any write of the chain, leaves a chain with which others go
-// on, and are verified: bytes that were not handed out are in no account.
+// A process that is killed in the middle of a Put, or at any write of the chain, leaves a chain
+// with which others go on, and are verified: bytes that were not handed out are in no account.
 func TestKilledAtAnyWrite(t *testing.T) {
 	r := testRand(t)
 	data := bytesOf(r, 2*linkLen+300)

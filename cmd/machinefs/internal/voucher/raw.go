@@ -2,8 +2,9 @@ package voucher
 
 import "sync"
 
-// rawReads are the ranges that were fetched ahead of the hash, so without a comparison, and that have not been
-// taken in yet. Should others take in the same range first, the bytes are compared then.
+// rawReads are the ranges that were fetched ahead of the hash, so without a comparison, and that
+// have not been taken in yet. Should others take in the same range first, the bytes are compared
+// then.
 type rawReads struct {
 	list [][2]int64
 	worn [2]int64 // bounds of older ones, of which some may still come
@@ -52,8 +53,9 @@ func (r *rawReads) has(off, end int64) bool {
 	return r.worn[0] < end && off < r.worn[1]
 }
 
-// spares are bytes that were fetched only because the store could not keep those behind them otherwise. At the
-// tip they are hashed and not kept, so they are remembered here for their readers.
+// spares are bytes that were fetched only because the store could not keep those behind them
+// otherwise. At the tip they are hashed and not kept, so they are remembered here for their
+// readers.
 type spares struct {
 	mu   sync.Mutex
 	list []spare

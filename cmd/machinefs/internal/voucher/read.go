@@ -5,9 +5,10 @@ import "context"
 // pageLen is the length in bytes of the store's pages.
 const pageLen = 4 << 10
 
-// ReadAt fills all of p with bytes of the blob, or fails. Bytes that the store has come from there; while
-// the image is being opened, and where the store is the image file, others are kept there, too. Bytes that
-// were hashed before are compared with the chain, for which the whole links around them are fetched.
+// ReadAt fills all of p with bytes of the blob, or fails. Bytes that the store has come from there;
+// while the image is being opened, and where the store is the image file, others are kept there,
+// too. Bytes that were hashed before are compared with the chain, for which the whole links around
+// them are fetched.
 func (v *Voucher) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if v.self.Load() || v.isOpening(off, len(p)) {
 		return v.store.ReadAt(ctx, p, off)
@@ -15,8 +16,8 @@ func (v *Voucher) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return v.read(ctx, p, off)
 }
 
-// ReadSpan is ReadAt for the source of the store: p is taken in, because the store hands it on to its readers
-// also if it has no room.
+// ReadSpan is ReadAt for the source of the store: p is taken in, because the store hands it on to
+// its readers also if it has no room.
 func (v *Voucher) ReadSpan(ctx context.Context, p []byte, off int64) error {
 	if v.digest == "" {
 		return v.blob.ReadAt(ctx, p, off)
@@ -90,15 +91,15 @@ func (v *Voucher) fetch(ctx context.Context, p []byte, off int64) error {
 	return err
 }
 
-// Link returns the link that holds off. whole says that the store has to fetch all of it at once: it has
-// been hashed, and only whole links can be compared, or the store is the image file.
+// Link returns the link that holds off. whole says that the store has to fetch all of it at once:
+// it has been hashed, and only whole links can be compared, or the store is the image file.
 func (v *Voucher) Link(off int64) (start, end int64, whole bool) {
 	start = off / linkLen * linkLen
 	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && start < v.pos.Load()
 }
 
-// Opening says whether the image is being opened. self says that nothing was peeled off that decodes: the
-// store is the image file.
+// Opening says whether the image is being opened. self says that nothing was peeled off that
+// decodes: the store is the image file.
 func (v *Voucher) Opening(on, self bool) {
 	v.opening.Lock()
 	v.opening.on = on
@@ -125,7 +126,8 @@ func (v *Voucher) isOpening(off int64, n int) bool {
 	return true
 }
 
-// maxStays bounds the ranges that stay in the store. Bytes of others are fetched again when they are wanted.
+// maxStays bounds the ranges that stay in the store. Bytes of others are fetched again when they
+// are wanted.
 const maxStays = 4096
 
 // stays notes pages that stay in the store when they have been hashed. opening is locked.

@@ -8,8 +8,8 @@ import (
 // settleLen is the most bytes that Settle fetches at once.
 const settleLen = 1 << 20
 
-// Settle sees to it that all has been hashed, and compares the digest. It fetches what is missing if that
-// is at most maxFetch bytes.
+// Settle sees to it that all has been hashed, and compares the digest. It fetches what is missing
+// if that is at most maxFetch bytes.
 //
 // Errors: *IncompleteError; *MismatchError; ErrForgotten; those of reading the blob.
 func (v *Voucher) Settle(ctx context.Context, maxFetch int64) error {
@@ -37,8 +37,8 @@ func (v *Voucher) Settle(ctx context.Context, maxFetch int64) error {
 	}
 }
 
-// gap hashes what the store has, and returns the first bytes that have not passed; n is 0 when the digest was
-// compared.
+// gap hashes what the store has, and returns the first bytes that have not passed; n is 0 when the
+// digest was compared.
 func (v *Voucher) gap(ctx context.Context, buf []byte, maxFetch int64) (at, n int64, err error) {
 	for v.drainOne(buf) {
 		if ctx.Err() != nil {

@@ -27,7 +27,8 @@ func TestProcessesShareTheChain(t *testing.T) {
 	})
 }
 
-// Two processes that get different bytes at one place are told, in each order, ahead of the hash or at it.
+// Two processes that get different bytes at one place are told, in each order, ahead of the hash or
+// at it.
 func TestProcessesThatDisagree(t *testing.T) {
 	data := bytesOf(testRand(t), 3*linkLen)
 	for _, at := range []int64{0, 100, 4096, 5000, linkLen - 1} {
@@ -56,7 +57,8 @@ func TestProcessesThatDisagree(t *testing.T) {
 	}
 }
 
-// Forget reaches all that have the chain open; whoever opens it next is told to forget, until one has.
+// Forget reaches all that have the chain open; whoever opens it next is told to forget, until one
+// has.
 func TestForgetReachesOthers(t *testing.T) {
 	data := bytesOf(testRand(t), 3*linkLen)
 	size := int64(len(data))
@@ -154,7 +156,9 @@ func TestTheChainIsGone(t *testing.T) {
 // A tip from another boot is believed if the chain was closed, or is verified.
 func TestAnotherBoot(t *testing.T) {
 	data := bytesOf(testRand(t), 2*linkLen)
-	for _, c := range []struct{ closed, whole, known bool }{{false, false, false}, {true, false, true}, {false, true, true}} {
+	for _, c := range []struct{ closed, whole, known bool }{
+		{false, false, false}, {true, false, true}, {false, true, true},
+	} {
 		b := newSHA256(t, data)
 		v := b.open(false)
 		b.mustUse(v, 0, linkLen+9)

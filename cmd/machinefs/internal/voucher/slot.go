@@ -7,10 +7,10 @@ import (
 
 // A state is one slot's content: a hash's state and, in a tip, the account of the blob's bytes.
 //
-//	 0  u32  CRC32C of the salt (digest and blob size), the slot's number and all that follows in the slot
+//	 0  u32  CRC32C of the salt (digest, blob size), the slot's number and all that follows
 //	 4  u32  length of the state in bytes; 0 at position 0
 //	 8  u64  position: bytes of the blob before the state
-//	16  u64  generation: random, another one whenever the chain is begun anew; links of others are void
+//	16  u64  generation: random, another one for each beginning; links of others are void
 //	24  u32  flags, see below
 //	28  u64  boot in which it was written: the first 8 bytes of Linux's boot id
 //	36  u64  sequence: one more with each change of the tip, also over generations
@@ -34,8 +34,8 @@ type state struct {
 	sum   []byte // empty at position 0
 }
 
-// A putRange is the range of a Put that has begun. A process that finds one and holds the lock knows
-// that its writer was killed.
+// A putRange is the range of a Put that has begun. A process that finds one and holds the lock
+// knows that its writer was killed.
 type putRange struct{ off, end, kept int64 }
 
 const (

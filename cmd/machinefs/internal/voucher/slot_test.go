@@ -70,7 +70,8 @@ func TestSlotsAreReadAsWritten(t *testing.T) {
 	}
 }
 
-// Whatever a slot with a right check says, its numbers are in their bounds, and it is written as it was read.
+// Whatever a slot with a right check says, its numbers are in their bounds, and it is written as it
+// was read.
 func FuzzParseSlot(f *testing.F) {
 	file, err := os.ReadFile(filepath.Join("testdata", "golden.chain"))
 	if err != nil {

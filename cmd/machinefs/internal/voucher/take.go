@@ -7,9 +7,9 @@ import (
 	"sort"
 )
 
-// Saw takes in compressed bytes that decoded well. known says that the decoded bytes were compared with
-// a SHA-256 that this machine noted when it hashed them. It returns when p is hashed or kept, or when the
-// chain is known to be lossy.
+// Saw takes in compressed bytes that decoded well. known says that the decoded bytes were compared
+// with a SHA-256 that this machine noted when it hashed them. It returns when p is hashed or kept,
+// or when the chain is known to be lossy.
 //
 // Errors: *MismatchError where p is not what was hashed or kept before; ErrForgotten.
 func (v *Voucher) Saw(ctx context.Context, p []byte, off int64, known bool) error {
@@ -17,7 +17,8 @@ func (v *Voucher) Saw(ctx context.Context, p []byte, off int64, known bool) erro
 		return nil
 	}
 	if off < 0 || int64(len(p)) > v.size-off {
-		return fmt.Errorf("verify blob %s: got %d bytes at %d, want them before its end at %d", v.digest, len(p), off, v.size)
+		return fmt.Errorf("verify blob %s: got %d bytes at %d, want them before its end at %d",
+			v.digest, len(p), off, v.size)
 	}
 	checked := off // bytes before it were compared
 	extra := 0     // bytes of p that nobody asked for
@@ -119,7 +120,8 @@ func (v *Voucher) hashNew(p []byte) error {
 	return nil
 }
 
-// compareKept compares p with the bytes that the store has. kept is their number, gaps are the others.
+// compareKept compares p with the bytes that the store has. kept is their number, gaps are the
+// others.
 func (v *Voucher) compareKept(p []byte, off int64) (kept int64, gaps [][2]int64, err error) {
 	end := off + int64(len(p))
 	if v.tip.ahead == 0 {
@@ -174,8 +176,8 @@ func (v *Voucher) keepTail(p []byte) {
 	v.tail = append(v.tail, p...)
 }
 
-// put keeps bytes that come before their turn. If the store cannot keep them for their place in the page,
-// gap is where bytes must begin that it can keep; else it is off.
+// put keeps bytes that come before their turn. If the store cannot keep them for their place in the
+// page, gap is where bytes must begin that it can keep; else it is off.
 func (v *Voucher) put(ctx context.Context, p []byte, off int64) (gap int64, err error) {
 	if v.tip.lossy {
 		return off, nil
@@ -242,8 +244,8 @@ func (v *Voucher) holds(off, end int64) bool {
 	return true
 }
 
-// scan counts the bytes in [off, end) that the store has, and compares them with p, unless that is nil. at
-// is the offset of bytes that differ, or -1.
+// scan counts the bytes in [off, end) that the store has, and compares them with p, unless that is
+// nil. at is the offset of bytes that differ, or -1.
 func (v *Voucher) scan(off, end int64, p []byte) (kept int64, gaps [][2]int64, at int64) {
 	buf := make([]byte, min(end-off, linkLen))
 	for pos := off; pos < end; {
@@ -266,8 +268,8 @@ func (v *Voucher) scan(off, end int64, p []byte) (kept int64, gaps [][2]int64, a
 	return kept, gaps, -1
 }
 
-// nextKept returns the first byte behind pos, which is not kept, in its page that is; or else where the page
-// ends, at most end. Of a page that is not whole, a stretch up to its end may be kept.
+// nextKept returns the first byte behind pos, which is not kept, in its page that is; or else where
+// the page ends, at most end. Of a page that is not whole, a stretch up to its end may be kept.
 func (v *Voucher) nextKept(pos, end int64) int64 {
 	end = min(end, pos/pageLen*pageLen+pageLen)
 	var b [1]byte

@@ -1,7 +1,7 @@
 package voucher
 
-// enter locks the voucher and the chain, and takes over what others have done meanwhile. Nothing may be
-// fetched until leave: a fetch of the store holds locks under which the voucher is asked.
+// enter locks the voucher and the chain, and takes over what others have done meanwhile. Nothing
+// may be fetched until leave: a fetch of the store holds locks under which the voucher is asked.
 func (v *Voucher) enter() error {
 	v.mu.Lock()
 	err := v.err
@@ -37,7 +37,8 @@ func (v *Voucher) leave() {
 // follow takes over the tip that another voucher wrote, and the Put of one that was killed in it.
 func (v *Voucher) follow() error {
 	disk, ok := v.chain.tip()
-	// A tip from before the one seen last, or none, is damage: others may have trusted the lost one.
+	// A tip from before the one seen last, or none, is damage: others may have trusted the lost
+	// one.
 	if !ok || !v.chain.isCurrent() || disk.gen != v.tip.gen || disk.seq < v.tip.seq {
 		v.err = ErrForgotten
 		return v.err

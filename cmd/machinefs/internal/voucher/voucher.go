@@ -20,7 +20,8 @@ type Blob interface {
 
 // Store keeps bytes of the blob at their own offsets. A cache.File is one.
 type Store interface {
-	// ReadAt fetches bytes that are not kept, and keeps them. Its source reads with Voucher.ReadSpan.
+	// ReadAt fetches bytes that are not kept, and keeps them. Its source reads with
+	// Voucher.ReadSpan.
 	ReadAt(ctx context.Context, p []byte, off int64) error
 	// ReadKept fills the front of p with bytes that are kept, and returns how many these are.
 	ReadKept(p []byte, off int64) int
@@ -77,8 +78,8 @@ type Config struct {
 	Near   func()           // called in a goroutine, now and then, once all but SettleGap bytes have passed
 }
 
-// SettleGap bytes at most are fetched only to complete the digest: zero spans and gaps between spans are
-// otherwise never read.
+// SettleGap bytes at most are fetched only to complete the digest: zero spans and gaps between
+// spans are otherwise never read.
 const SettleGap = 1 << 20
 
 // Size returns the size of the blob in bytes.
