@@ -26,7 +26,8 @@ func TestCacheListShowsEachImageOnce(t *testing.T) {
 			entry("a", "sha256:1/zstd", 1<<30, 8192), entry("a", "sha256:1", 1<<20, 4096),
 		}, "a 1.00 GiB 12.0 KiB\n"},
 		{"three layers", []cacheEntry{
-			entry("a", "sha256:1", 1<<20, 1024), entry("a", "sha256:1/gzip", 2<<20, 1024), entry("a", "sha256:1/gzip/tar:disk/x/xz", 4<<20, 1024),
+			entry("a", "sha256:1", 1<<20, 1024), entry("a", "sha256:1/gzip", 2<<20, 1024),
+			entry("a", "sha256:1/gzip/tar:disk/x/xz", 4<<20, 1024),
 		}, "a 4.00 MiB 3.00 KiB\n"},
 		{"nothing decoded yet", []cacheEntry{entry("a", "sha256:1", 1<<20, 4096)}, "a 1.00 MiB 4.00 KiB\n"},
 		{"decoded size not known yet", []cacheEntry{

@@ -38,15 +38,15 @@ type flags struct {
 	logLevel string
 }
 
-// register declares the flags, in the order of the help: the local disk and memory, the choice of an
-// image, the network, indexes, messages.
+// register declares the flags in the order of the help: local resources, the choice of an image, the
+// network, indexes, messages.
 func (f *flags) register(fs *pflag.FlagSet) {
 	f.memory, f.span, f.indexTrust = defaultMemory, seekable.MaxSpan, trustRepository
 	fs.SortFlags = false
 	fs.StringVar(&f.cacheDir, "cache", defaultCache(),
 		"folder of the cache; nobody else may own it or write to it")
 	fs.Var(&f.cacheSize, "cache-size",
-		"most that the cache takes on disk, open images included, such as 20GiB; 0: until little of the disk is free")
+		"most that the cache takes on disk, open images included, such as 20GiB; 0: no limit but the reserve of free space")
 	fs.Var(&f.memory, "memory", "most memory for decoding, of all images together; at least 64MiB")
 	fs.BoolVar(&f.offline, "offline", false, "use only the cache and local files")
 
