@@ -195,7 +195,7 @@ func (im *image) remedy(s *stack, err error) bool {
 	switch {
 	case errors.Is(err, os.ErrClosed):
 		return true // the last attempt to build another stack failed
-	case errors.Is(err, voucher.ErrForgotten), is[*seekable.SizeError](err):
+	case errors.Is(err, voucher.ErrForgotten), errors.Is(err, errMeasured), is[*seekable.SizeError](err):
 		im.rebuilt++
 		return im.rebuilt <= maxRebuilt
 	case !isWrong(err) && !isLossy(err) || s.voucher.Verified():
@@ -242,7 +242,10 @@ func (im *image) settleSoon() {
 	}
 	im.settling = true
 	im.settles.Go(func() {
-		err := im.settle(im.life, s, voucher.SettleGap)
+		var err error
+		if im.completed(s) {
+			err = im.settle(im.life, s, voucher.SettleGap)
+		}
 		im.settleMu.Lock()
 		im.settling = false
 		im.settleMu.Unlock()
@@ -250,6 +253,23 @@ func (im *image) settleSoon() {
 			im.replace(im.life, s, err)
 		}
 	})
+}
+
+// completed waits a moment for the last span to be kept, and reports whether the image file is complete. Before that,
+// bytes that are missing for the digest may still be read for their own sake.
+func (im *image) completed(s *stack) bool {
+	const tries, pause = 20, 50 * time.Millisecond
+	for range tries {
+		if s.file.Complete() {
+			return true
+		}
+		select {
+		case <-time.After(pause):
+		case <-im.life.Done():
+			return false
+		}
+	}
+	return false
 }
 
 // settle compares the blob's digest and proves the index in use, if there is one. It fetches up to maxFetch

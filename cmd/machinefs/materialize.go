@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,7 +95,11 @@ func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out
 type limitError struct{ size, limit int64 }
 
 func (e *limitError) Error() string {
-	return fmt.Sprintf("the image's %s do not fit into the cache (--cache-size %s)", human(e.size), human(e.limit))
+	size := ""
+	if e.size > 0 {
+		size = ", of " + human(e.size) + ","
+	}
+	return fmt.Sprintf("the image%s does not fit into the cache (--cache-size %s)", size, human(e.limit))
 }
 
 // A copier makes one copy of the disk of a stack.
@@ -249,8 +254,7 @@ func (c *copier) copyRest(ctx context.Context) error {
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for e, err := range c.disk.Extents(ctx, 0, c.disk.Size()) {
 		if err != nil {
-			g.Wait()
-			return err
+			return cmp.Or(g.Wait(), err) // a failed copy of another extent ends this walk, too
 		}
 		if e.Kind != disk.Data {
 			c.written.Add(e.Len)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/machinefs/machinefs/cache"
@@ -19,7 +21,7 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 		return nil
 	}
 	// The first bytes come before all others: an archive or a damaged stream is refused for their cost alone.
-	if _, err := st.Head(ctx, make([]byte, 512)); err != nil {
+	if err := f.ReadAt(ctx, make([]byte, 512), 0); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
@@ -36,13 +38,35 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 			}
 		}
 	}
-	if err := f.Measure(ctx, progress); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
+	err := f.Measure(ctx, progress)
+	switch {
+	case err == nil:
+		return nil
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case !errors.Is(err, cache.ErrFull):
+		return err
+	case s.opening.copying && s.host.flags.cacheSize > 0:
+		return &limitError{limit: int64(s.host.flags.cacheSize)}
+	}
+	// There is no room for the bytes, but the spans can be learned.
+	if err := walkThrough(ctx, st, progress); err != nil {
 		return err
 	}
-	return nil
+	return errMeasured
+}
+
+// errMeasured says that a stream's size has become known: opening the image again finds it.
+var errMeasured = errors.New("the size of the stream has become known")
+
+// walkThrough decodes all of a stream and keeps nothing but the spans learned.
+func walkThrough(ctx context.Context, st *seekable.Stream, progress func(done, total int64)) error {
+	return st.ReadSpans(ctx, 0, math.MaxInt64, func(off int64, p []byte) error {
+		if progress != nil {
+			progress(off+int64(len(p)), -1)
+		}
+		return context.Cause(ctx)
+	})
 }
 
 // confirmSize reads a stream through whose size is only the first frame's claim, unless the image file itself
@@ -59,7 +83,11 @@ func (s *stack) confirmSize(ctx context.Context) error {
 		if s.opening.measure != nil {
 			s.opening.measure()
 		}
-		if err := k.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{}); err != nil {
+		err := k.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{})
+		if errors.Is(err, cache.ErrFull) {
+			err = walkThrough(ctx, k.stream, nil)
+		}
+		if err != nil {
 			return err
 		}
 	}

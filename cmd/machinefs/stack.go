@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 
 	"github.com/machinefs/machinefs/blobfetch"
@@ -49,8 +50,13 @@ func newHost(f *flags) (*host, error) {
 		c.Close()
 		return nil, err
 	}
+	// Garbage of decoding is collected before it grows beyond the budget by much.
+	debug.SetMemoryLimit(int64(f.memory) + overhead)
 	return &host{client: client, cache: c, memory: semaphore.NewWeighted(int64(f.memory)), flags: f, log: log}, nil
 }
+
+// overhead is the memory in bytes that the budget does not count: requests, tables, the kernel's side of reads.
+const overhead = 96 << 20
 
 func (h *host) Close() {
 	h.client.Close()
@@ -118,7 +124,6 @@ func (s *stack) build(ctx context.Context) (err error) {
 	key := s.source.Key
 	var b byteSource = s.voucher
 	for {
-		s.voucher.Opening(s.file == nil, false) // behind a stream's beginning, the bytes read are data
 		l, err := s.peel(ctx, b)
 		if errors.Is(err, errBeyond) {
 			s.inner = nextFormat(ctx, b) + " > …"
@@ -142,16 +147,17 @@ func (s *stack) build(ctx context.Context) (err error) {
 			s.layers = append(s.layers, layer{Format: l.Format, Member: l.Member, Size: b.Size()})
 			continue
 		}
+		s.voucher.Opening(false, false) // from here on, bytes read are decoded, and kept as such
 		if b, err = s.keep(ctx, key, l.Stream); err != nil {
 			return err
 		}
 		s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
 	}
 	if s.file == nil { // nothing is decoded: the blob's own bytes are the image file, or hold it
-		s.file = s.blobFile
+		if s.file = s.blobFile; len(s.layers) == 0 {
+			b = s.blobFile
+		}
 		s.voucher.Opening(false, true)
-	} else {
-		s.voucher.Opening(false, false)
 	}
 	if s.disk, err = disk.Open(ctx, b); errors.Is(err, errBeyond) {
 		s.inner = "image file whose tables lie further in"

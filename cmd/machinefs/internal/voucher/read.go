@@ -10,14 +10,36 @@ import (
 // the image is being opened, others are kept there, too. Bytes that were hashed before are compared with
 // the chain, for which the whole links around them are fetched.
 func (v *Voucher) ReadAt(ctx context.Context, p []byte, off int64) error {
-	if v.isOpening(off, len(p)) {
+	if v.self.Load() || v.isOpening(off, len(p)) {
 		return v.store.ReadAt(ctx, p, off)
 	}
-	n := v.store.ReadKept(p, off)
-	if n == len(p) {
-		return nil
+	for len(p) > 0 {
+		n := v.store.ReadKept(p, off)
+		if n == 0 {
+			n = v.missingRun(len(p), off)
+			if err := v.Fetch(ctx, p[:n], off); err != nil {
+				return err
+			}
+		}
+		p, off = p[n:], off+int64(n)
 	}
-	return v.Fetch(ctx, p[n:], off+int64(n))
+	return nil
+}
+
+// missingRun returns how many of n bytes at off are fetched in one range: up to the next long run that is kept.
+func (v *Voucher) missingRun(n int, off int64) int {
+	const long = 64 << 10 // bytes that are worth a request
+	for at := off; at < off+int64(n); {
+		run, present := v.store.Present(at)
+		if run <= 0 {
+			break
+		}
+		if present && at > off && run >= long {
+			return int(at - off)
+		}
+		at += run
+	}
+	return n
 }
 
 // isOpening notes a range that is read while the image is opened.
@@ -32,6 +54,13 @@ func (v *Voucher) isOpening(off int64, n int) bool {
 }
 
 const pageLen = 4 << 10
+
+// inOpening reports whether the image is being opened. The hash waits until that is done.
+func (v *Voucher) inOpening() bool {
+	v.opening.Lock()
+	defer v.opening.Unlock()
+	return v.opening.on
+}
 
 // openingLen returns how many bytes behind the hash's position were read while the image was opened.
 func (v *Voucher) openingLen() (n int64) {
@@ -53,17 +82,23 @@ func (v *Voucher) Opening(on, self bool) {
 	v.Kept(0)
 }
 
-// Link returns the link that holds off. whole says that the store has to fetch all of it at once: it has
+// Link returns the link that holds off. whole says that the store has to fetch all of it at once: off has
 // been hashed, and only whole links can be compared, or the store is the image file.
 func (v *Voucher) Link(off int64) (start, end int64, whole bool) {
 	start = off / linkLen * linkLen
-	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && start < v.pos.Load()
+	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && off < v.pos.Load()
 }
 
 // Fetch reads from the blob itself, and compares with the chain what was hashed before. It never reads the store.
 func (v *Voucher) Fetch(ctx context.Context, p []byte, off int64) error {
 	if v.digest == "" || off >= v.pos.Load() {
 		return v.blob.ReadAt(ctx, p, off)
+	}
+	if n := v.tail.read(p, off); n > 0 { // spans may share their last bytes with the next
+		if n == len(p) {
+			return nil
+		}
+		return v.Fetch(ctx, p[n:], off+int64(n))
 	}
 	end := off + int64(len(p))
 	for try := 0; ; try++ {
@@ -173,7 +208,25 @@ func (v *Voucher) compareLink(k int64, p []byte, gen uint64) error {
 	return nil
 }
 
-// links remembers the last link that was fetched for a comparison only: a reader that goes on in order wants it next.
+// hashed remembers the last bytes hashed, up to linkLen of them.
+func (l *links) hashed(p []byte, off int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(p) >= linkLen:
+		l.off, l.buf = off+int64(len(p))-linkLen, append(l.buf[:0], p[len(p)-linkLen:]...)
+		return
+	case off != l.off+int64(len(l.buf)):
+		l.off, l.buf = off, l.buf[:0]
+	}
+	l.buf = append(l.buf, p...)
+	if more := len(l.buf) - linkLen; more > 0 {
+		l.off, l.buf = l.off+int64(more), append(l.buf[:0], l.buf[more:]...)
+	}
+}
+
+// links remembers bytes that a reader that goes on in order wants next: the last link that was fetched for a
+// comparison only, or the last bytes hashed.
 type links struct {
 	mu  sync.Mutex
 	off int64

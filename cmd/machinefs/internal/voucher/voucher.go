@@ -93,7 +93,8 @@ type Voucher struct {
 		on     bool
 		ranges [][2]int64 // read while the image was opened: they stay in the store
 	}
-	recent links
+	recent links // fetched for a comparison only
+	tail   links // before the hash's position
 }
 
 // Config says what is vouched for.
@@ -301,6 +302,7 @@ func (v *Voucher) advance(p []byte) error {
 	err := v.hash(p, at, gen)
 	v.mu.Lock()
 	v.busy = false
+	v.tail.hashed(p, at)
 	v.pos.Store(at + int64(len(p)))
 	if err == nil {
 		err = v.saveTip()
@@ -399,7 +401,7 @@ func (v *Voucher) agree(at int64, tip state) error {
 
 // drain begins to hash what the store has at the hash's position, so that no reader pays for what others left. mu is held.
 func (v *Voucher) drain() {
-	if v.closed || v.busy || v.err != nil || v.store == nil {
+	if v.closed || v.busy || v.err != nil || v.store == nil || v.inOpening() {
 		return
 	}
 	if n, present := v.store.Present(v.pos.Load()); n == 0 || !present && v.partial() == 0 {
@@ -481,7 +483,7 @@ func (v *Voucher) arrived(n int64) {
 		return
 	}
 	if v.until = v.missing() - SettleGap; v.until <= 0 {
-		v.until = SettleGap // if that comes to nothing, the next look is some bytes away
+		v.until = 0 // each arrival may be the last
 		v.wg.Go(v.near)
 	}
 }
