@@ -37,7 +37,7 @@ own repository mount, materialize and inspect find it there; elsewhere, with --i
 		},
 	}
 	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write the index to")
-	cmd.Flags().StringVar(&push, "push", "", "repository or OCI layout folder to store the index in")
+	cmd.Flags().StringVar(&push, "push", "", "repository, or oci-dir:PATH, to store the index in")
 	return cmd
 }
 
