@@ -159,6 +159,9 @@ func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d", im.image.Reference, next.disk.Size(), s.disk.Size()))
 	}
 	im.cur.Store(next)
+	if im.opening.near != nil {
+		im.settleSoon() // the rebuilding may have fetched all of it
+	}
 	return true
 }
 
@@ -311,8 +314,8 @@ const verifiedRecord = "verified"
 
 // Close ends what goes on in the background, and closes the stack.
 func (im *image) Close() error {
-	im.end()
-	im.settleMu.Lock() // no comparison begins any more
+	im.settleMu.Lock()
+	im.end() // no comparison begins any more
 	im.settleMu.Unlock()
 	im.settles.Wait()
 	im.mu.Lock()

@@ -3,7 +3,7 @@ package voucher
 import (
 	"bytes"
 	"context"
-	"sync"
+	"errors"
 )
 
 // ReadAt fills all of p with bytes of the blob, or fails. Bytes that the store has come from there; while
@@ -100,25 +100,42 @@ func (v *Voucher) Fetch(ctx context.Context, p []byte, off int64) error {
 		}
 		return v.Fetch(ctx, p[n:], off+int64(n))
 	}
-	end := off + int64(len(p))
 	for try := 0; ; try++ {
-		lo, hi := v.around(off, end)
-		buf := make([]byte, hi-lo)
-		n := v.recent.read(buf, lo)
-		if err := v.blob.ReadAt(ctx, buf[n:], lo+int64(n)); err != nil {
+		err := v.refetch(ctx, p, off)
+		if !isMismatch(err) || try == 1 {
 			return err
-		}
-		err := v.compare(buf, lo)
-		if err == nil {
-			copy(p, buf[off-lo:])
-			v.recent.add(buf, lo)
-			return nil
 		}
 		v.recent.clear()
-		if try == 1 {
-			return err
-		}
 	}
+}
+
+func isMismatch(err error) bool {
+	_, ok := errors.AsType[*MismatchError](err)
+	return ok
+}
+
+// refetch reads p with the whole links around it, and compares these.
+func (v *Voucher) refetch(ctx context.Context, p []byte, off int64) error {
+	lo, hi := v.around(off, off+int64(len(p)))
+	leave, err := v.recent.enter(ctx, lo, hi)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if v.recent.read(p, off) == len(p) { // compared a moment ago
+		return nil
+	}
+	buf := make([]byte, hi-lo)
+	n := v.recent.read(buf, lo)
+	if err := v.blob.ReadAt(ctx, buf[n:], lo+int64(n)); err != nil {
+		return err
+	}
+	if err := v.compare(buf, lo); err != nil {
+		return err
+	}
+	copy(p, buf[off-lo:])
+	v.recent.add(buf, lo)
+	return nil
 }
 
 // around returns the whole links around [off, end), as far as they have been hashed, and those next to
@@ -213,59 +230,6 @@ func (v *Voucher) compareLink(k int64, p []byte, gen uint64) error {
 		return &MismatchError{Digest: v.digest, Off: k * linkLen}
 	}
 	return nil
-}
-
-// hashed remembers the last bytes hashed, up to linkLen of them.
-func (l *links) hashed(p []byte, off int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case len(p) >= linkLen:
-		l.off, l.buf = off+int64(len(p))-linkLen, append(l.buf[:0], p[len(p)-linkLen:]...)
-		return
-	case off != l.off+int64(len(l.buf)):
-		l.off, l.buf = off, l.buf[:0]
-	}
-	l.buf = append(l.buf, p...)
-	if more := len(l.buf) - linkLen; more > 0 {
-		l.off, l.buf = l.off+int64(more), append(l.buf[:0], l.buf[more:]...)
-	}
-}
-
-// links remembers bytes that a reader that goes on in order wants next: bytes that were fetched
-// for a comparison, or the last bytes hashed.
-type links struct {
-	mu  sync.Mutex
-	off int64
-	buf []byte
-}
-
-// read fills the front of p, and returns how many bytes.
-func (l *links) read(p []byte, off int64) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if off < l.off || off >= l.off+int64(len(l.buf)) {
-		return 0
-	}
-	return copy(p, l.buf[off-l.off:])
-}
-
-// add remembers the end of p.
-func (l *links) add(p []byte, off int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	skip := max(0, len(p)-maxRecent)
-	l.off, l.buf = off+int64(skip), append(l.buf[:0], p[skip:]...)
-}
-
-// maxRecent bounds the bytes fetched for a comparison that are remembered: whole links are compared, of which
-// the reader wants the rest next.
-const maxRecent = 16 * linkLen
-
-func (l *links) clear() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = l.buf[:0]
 }
 
 // Reread is ReadAt past the store: for bytes that came from there and did not decode.

@@ -93,8 +93,8 @@ type Voucher struct {
 		on     bool
 		ranges [][2]int64 // read while the image was opened: they stay in the store
 	}
-	recent links // fetched for a comparison only
-	tail   links // before the hash's position
+	recent recent
+	tail   tail
 }
 
 // Config says what is vouched for.
@@ -310,7 +310,7 @@ func (v *Voucher) advance(p []byte) error {
 	err := v.hash(p, at, gen)
 	v.mu.Lock()
 	v.busy = false
-	v.tail.hashed(p, at)
+	v.tail.add(p, at)
 	v.pos.Store(at + int64(len(p)))
 	if err == nil {
 		err = v.saveTip()
