@@ -49,8 +49,9 @@ type image struct {
 
 	life     context.Context
 	end      context.CancelFunc
-	settleMu sync.Mutex // of settling, and of the start of its goroutine
-	settling bool
+	settleMu sync.Mutex // of the two below, and of the start of the goroutine
+	settling bool       // its goroutine runs
+	asked    bool       // it is to look once more
 	settles  sync.WaitGroup
 }
 
@@ -242,23 +243,35 @@ func (im *image) condemn(err error) {
 func (im *image) settleSoon() {
 	im.settleMu.Lock()
 	defer im.settleMu.Unlock()
-	s := im.cur.Load()
-	if s == nil || im.settling || im.verified.Load() || im.life.Err() != nil {
+	if im.cur.Load() == nil || im.verified.Load() || im.life.Err() != nil {
 		return
 	}
-	im.settling = true
-	im.settles.Go(func() {
-		var err error
-		if im.completed(s) {
-			err = im.settle(im.life, s, voucher.SettleGap)
+	if im.asked = true; !im.settling {
+		im.settling = true
+		im.settles.Go(im.settleAll)
+	}
+}
+
+// settleAll settles as often as it was asked for meanwhile.
+func (im *image) settleAll() {
+	for im.settleAsked() {
+		s := im.cur.Load()
+		if !im.completed(s) {
+			continue
 		}
-		im.settleMu.Lock()
-		im.settling = false
-		im.settleMu.Unlock()
-		if err != nil {
+		if err := im.settle(im.life, s, voucher.SettleGap); err != nil {
 			im.replace(im.life, s, err)
 		}
-	})
+	}
+}
+
+// settleAsked takes the next request; without one, or at the end of the image, the settling ends.
+func (im *image) settleAsked() bool {
+	im.settleMu.Lock()
+	defer im.settleMu.Unlock()
+	im.settling = im.asked && im.life.Err() == nil
+	im.asked = false
+	return im.settling
 }
 
 // completed waits a moment for the last span to be kept, and reports whether the image file is complete. Before that,
@@ -268,6 +281,9 @@ func (im *image) completed(s *stack) bool {
 	for range tries {
 		if s.file.Complete() {
 			return true
+		}
+		if im.cur.Load() != s {
+			return false
 		}
 		select {
 		case <-time.After(pause):
