@@ -16,6 +16,12 @@ const (
 	used
 )
 
+// The spans that forms change, by their number in the index of the source disk. Span 0 is stored.
+const (
+	someSpan = 5 // has bytes in its window, and so has the one before
+	zeroSpan = 6
+)
+
 // An indexForm is a way in which an index differs from the one that the program made. forge makes
 // the differences that checks are sealed over, so that no check tells of them; spoil makes those in
 // the file, whose checks it seals itself as far as they shall fit.
@@ -31,13 +37,16 @@ var indexForms = slices.Concat(hashForms, stateForms, recordForms, sectionForms,
 
 var hashForms = []indexForm{
 	{name: "a wrong hash", want: blamed, forge: func(x, _ *indexParts) {
-		x.records[9][recordSum] ^= 1
+		x.records[someSpan][recordSum] ^= 1
+	}},
+	{name: "a wrong hash of zeros", want: blamed, forge: func(x, _ *indexParts) {
+		x.records[zeroSpan][recordSum] ^= 1
 	}},
 	{name: "a wrong hash of the first span", want: blamed, forge: func(x, _ *indexParts) {
 		x.records[0][recordSum] ^= 1
 	}},
 	{name: "the hashes of two spans swapped", want: blamed, forge: func(x, _ *indexParts) {
-		a, b := x.records[5][recordSum:recordStSum], x.records[6][recordSum:recordStSum]
+		a, b := x.records[someSpan][recordSum:recordStSum], x.records[zeroSpan][recordSum:recordStSum]
 		c := bytes.Clone(a)
 		copy(a, b)
 		copy(b, c)
@@ -48,7 +57,7 @@ var hashForms = []indexForm{
 		*x = *other
 	}},
 	{name: "zeros where there are none", want: blamed, forge: func(x, _ *indexParts) {
-		r := x.records[6]
+		r := x.records[someSpan]
 		r[recordFlags] |= flagZero
 		sum := sha256.Sum256(make([]byte, le.Uint32(r[recordOutLen:])))
 		copy(r[recordSum:], sum[:])
@@ -65,17 +74,17 @@ var hashForms = []indexForm{
 
 var stateForms = []indexForm{
 	{name: "the state of another span", want: blamed, forge: func(x, _ *indexParts) {
-		x.states[5] = x.states[4]
+		x.states[someSpan] = x.states[someSpan-1]
 	}},
 	{name: "a state exchanged with its sum", want: blamed, forge: func(x, _ *indexParts) {
-		x.states[4], x.states[5] = x.states[5], x.states[4]
+		swap(x.states)
 	}},
 	{name: "a state that its sum does not fit", want: blamed, spoil: func(file []byte) []byte {
 		file[len(file)-10] ^= 1
 		return file
 	}},
 	{name: "sums of states exchanged", want: blamed, spoil: func(file []byte) []byte {
-		a, b := recordAt(file, 4), recordAt(file, 5)
+		a, b := recordAt(file, someSpan-1), recordAt(file, someSpan)
 		c := bytes.Clone(a[recordStSum:recordCRC])
 		copy(a[recordStSum:recordCRC], b[recordStSum:])
 		copy(b[recordStSum:recordCRC], c)
@@ -84,7 +93,7 @@ var stateForms = []indexForm{
 		return sealTable(file)
 	}},
 	{name: "no state where one is needed", want: blamed, forge: func(x, _ *indexParts) {
-		x.states[5] = nil
+		x.states[someSpan] = nil
 	}},
 	{name: "flipped bits in all states", want: blamed, forge: eachState(func(st []byte) []byte {
 		st[len(st)/2] ^= 0x10
@@ -94,6 +103,12 @@ var stateForms = []indexForm{
 		return contentOf(len(st))
 	})},
 	{name: "states of one byte", want: blamed, forge: eachState(func(st []byte) []byte { return st[:1] })},
+	{name: "other bytes in a window", want: blamed, forge: func(x, _ *indexParts) {
+		st := x.states[someSpan]
+		raw := unpack(st[8:])
+		raw[len(raw)-1] ^= 0x20 // of the run that reaches farthest back
+		x.states[someSpan] = packedState(le.Uint32(st), le.Uint32(st[4:]), raw)
+	}},
 	{name: "windows of 4 GiB", want: blamed, forge: eachState(func(st []byte) []byte {
 		le.PutUint32(st[4:], math.MaxUint32)
 		return st
@@ -105,16 +120,22 @@ var stateForms = []indexForm{
 	{name: "states that unpack to 48 MiB", want: blamed, forge: bomb(48<<20, 48<<20)},
 	{name: "states that unpack to 4 GiB", want: blamed, forge: bomb(math.MaxUint32, 48<<20)},
 	{name: "states that unpack to more than they say", want: blamed, forge: bomb(1<<10, 128<<20)},
+	{name: "a stored span that unpacks to 48 MiB", want: blamed, forge: func(x, _ *indexParts) {
+		x.states[0] = packedState(48<<20, 0, make([]byte, 48<<20))
+	}},
+	{name: "a stored span that unpacks to more than it says", want: blamed, forge: func(x, _ *indexParts) {
+		x.states[0] = packedState(le.Uint32(x.records[0][recordOutLen:]), 0, make([]byte, 128<<20))
+	}},
 	{name: "states as long as they may be", want: blamed, forge: func(x, _ *indexParts) {
-		for i := 4; i < 7; i++ {
+		for i := someSpan - 1; i < someSpan+2; i++ {
 			x.states[i] = append(x.states[i], make([]byte, 32<<20-len(x.states[i]))...)
 		}
 	}},
 	{name: "a state longer than it may be", want: refused, forge: func(x, _ *indexParts) {
-		x.states[5] = append(x.states[5], make([]byte, 32<<20+1-len(x.states[5]))...)
+		x.states[someSpan] = append(x.states[someSpan], make([]byte, 32<<20+1-len(x.states[someSpan]))...)
 	}},
 	{name: "states longer than their section", want: refused, spoil: func(file []byte) []byte {
-		r := recordAt(file, 5)
+		r := recordAt(file, someSpan)
 		le.PutUint32(r[recordStLen:], le.Uint32(r[recordStLen:])+1)
 		sealRecord(r)
 		return sealTable(file)
@@ -123,7 +144,7 @@ var stateForms = []indexForm{
 
 var recordForms = []indexForm{
 	{name: "spans that overlap in the disk", want: refused, forge: func(x, _ *indexParts) {
-		copy(x.records[3][recordOut:recordIn], x.records[2])
+		copy(x.records[someSpan][recordOut:recordIn], x.records[someSpan-1])
 	}},
 	{name: "spans that overlap in the blob", want: blamed, forge: func(x, _ *indexParts) {
 		for _, r := range x.records {
@@ -137,45 +158,40 @@ var recordForms = []indexForm{
 		}
 	}},
 	{name: "spans beyond the blob", want: refused, forge: func(x, _ *indexParts) {
-		le.PutUint32(x.records[7][recordInLen:], uint32(le.Uint64(x.head[headBlobSize:])))
+		le.PutUint32(x.records[someSpan][recordInLen:], uint32(le.Uint64(x.head[headBlobSize:])))
 	}},
 	{name: "a span that begins at 2^64", want: refused, forge: func(x, _ *indexParts) {
-		le.PutUint64(x.records[7][recordIn:], math.MaxUint64)
+		le.PutUint64(x.records[someSpan][recordIn:], math.MaxUint64)
 	}},
 	{name: "a span of 4 GiB", want: refused, forge: func(x, _ *indexParts) {
-		le.PutUint32(x.records[7][recordOutLen:], math.MaxUint32)
+		le.PutUint32(x.records[someSpan][recordOutLen:], math.MaxUint32)
 	}},
 	{name: "a span of no byte", want: refused, forge: func(x, _ *indexParts) {
-		le.PutUint32(x.records[7][recordOutLen:], 0)
+		le.PutUint32(x.records[someSpan][recordOutLen:], 0)
 	}},
 	{name: "a span that drops 4 GiB", want: refused, forge: func(x, _ *indexParts) {
-		le.PutUint32(x.records[7][recordLead:], math.MaxUint32)
+		le.PutUint32(x.records[someSpan][recordLead:], math.MaxUint32)
 	}},
 	{name: "a span that drops 16 MiB", want: blamed, forge: func(x, _ *indexParts) {
-		le.PutUint32(x.records[7][recordLead:], 16<<20)
+		le.PutUint32(x.records[someSpan][recordLead:], 16<<20)
 	}},
 	{name: "a span with an unknown flag", want: refused, forge: func(x, _ *indexParts) {
-		x.records[7][recordFlags] |= 1 << 5
+		x.records[someSpan][recordFlags] |= 1 << 5
 	}},
 	{name: "a stored span without a state", want: refused, forge: func(x, _ *indexParts) {
-		x.records[7][recordFlags] = flagStored
-		x.states[7] = nil
+		x.records[someSpan][recordFlags] = flagStored
+		x.states[someSpan] = nil
 	}},
 	{name: "two spans exchanged", want: refused, forge: func(x, _ *indexParts) {
-		x.records[4], x.records[5] = x.records[5], x.records[4]
-		x.states[4], x.states[5] = x.states[5], x.states[4]
+		swap(x.records)
+		swap(x.states)
 	}},
 	{name: "no spans", want: refused, forge: func(x, _ *indexParts) {
 		x.records, x.states = nil, nil
 		clear(x.head[headDecoded:headSections])
 	}},
-	{name: "no last span", want: blamed, forge: func(x, _ *indexParts) {
-		n := len(x.records) - 1
-		copy(x.head[headDecoded:headSections], x.records[n][recordOut:recordIn])
-		x.records, x.states = x.records[:n], x.states[:n]
-	}},
 	{name: "a record that its check does not fit", want: refused, spoil: func(file []byte) []byte {
-		recordAt(file, 7)[recordSum] ^= 1
+		recordAt(file, someSpan)[recordSum] ^= 1
 		return sealTable(file)
 	}},
 }
@@ -234,7 +250,7 @@ var sectionForms = []indexForm{
 		return sealTable(file)
 	}},
 	{name: "a table that its sum does not fit", want: refused, spoil: func(file []byte) []byte {
-		r := recordAt(file, 7)
+		r := recordAt(file, someSpan)
 		r[recordSum] ^= 1
 		sealRecord(r)
 		return file
@@ -269,22 +285,25 @@ var fileForms = []indexForm{
 	{name: "random bytes", want: refused, spoil: func([]byte) []byte { return contentOf(70_000) }},
 }
 
-// eachState changes all states that there are.
+// swap exchanges someSpan's element with the one before.
+func swap(of [][]byte) { of[someSpan-1], of[someSpan] = of[someSpan], of[someSpan-1] }
+
+// eachState changes the states with which decoding starts.
 func eachState(change func(st []byte) []byte) func(x, _ *indexParts) {
 	return func(x, _ *indexParts) {
 		for i, st := range x.states {
-			if len(st) > 0 {
+			if len(st) > 0 && x.records[i][recordFlags]&flagStored == 0 {
 				x.states[i] = change(st)
 			}
 		}
 	}
 }
 
-// bomb gives all spans that have a state one that says that it unpacks to stated bytes, and unpacks
+// bomb gives all spans that start with a state one that says that it unpacks to stated bytes, and unpacks
 // to real ones.
 func bomb(stated uint32, real int) func(x, _ *indexParts) {
 	return func(x, other *indexParts) {
-		packed := packedState(stated, 128<<20, make([]byte, real))
+		packed := packedState(stated, 16<<20, make([]byte, real))
 		eachState(func([]byte) []byte { return packed })(x, other)
 	}
 }

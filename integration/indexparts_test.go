@@ -177,3 +177,17 @@ func pack(p, to []byte) []byte {
 func packedState(frame, window uint32, p []byte) []byte {
 	return pack(p, le.AppendUint32(le.AppendUint32(nil, frame), window))
 }
+
+// unpack decodes a zstd frame.
+func unpack(frame []byte) []byte {
+	decoder, err := zstd.NewReader(nil)
+	if err != nil {
+		panic(err)
+	}
+	defer decoder.Close()
+	p, err := decoder.DecodeAll(frame, nil)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
