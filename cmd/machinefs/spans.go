@@ -52,7 +52,9 @@ func (b *blobSpans) ReadSpans(ctx context.Context, start, end int64, keep func(o
 		if err := keep(start, p); err != nil {
 			return err
 		}
-		b.voucher.Kept(int64(len(p)))
+		if err := b.voucher.Kept(ctx, p, start); err != nil {
+			return err
+		}
 		start += int64(len(p))
 	}
 	return nil

@@ -79,7 +79,13 @@ func (v *Voucher) Opening(on, self bool) {
 	v.opening.on = on
 	v.opening.Unlock()
 	v.self.Store(self)
-	v.Kept(0)
+	if v.digest == "" {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.arrived(0)
+	v.drain()
 }
 
 // Link returns the link that holds off. whole says that the store has to fetch all of it at once: off has

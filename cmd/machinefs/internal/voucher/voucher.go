@@ -269,8 +269,14 @@ func (v *Voucher) Saw(ctx context.Context, p []byte, off int64, known bool) erro
 
 // ahead keeps bytes that come before their turn. mu is held on entry and on return, and not between.
 func (v *Voucher) ahead(ctx context.Context, p []byte, off int64) error {
+	if skip := v.hashing() - off; skip > 0 { // another reader's bytes, which are the same, are hashed just now
+		if skip >= int64(len(p)) {
+			return nil
+		}
+		p, off = p[skip:], off+skip
+	}
 	v.mu.Unlock()
-	err := v.store.Put(ctx, p, off)
+	err := v.put(ctx, p, off)
 	v.mu.Lock()
 	if err == nil {
 		v.arrived(int64(len(p)))
@@ -280,6 +286,30 @@ func (v *Voucher) ahead(ctx context.Context, p []byte, off int64) error {
 		return context.Cause(ctx)
 	}
 	return v.lose()
+}
+
+// hashing returns the position behind the bytes that are hashed, or are being hashed. mu is held.
+func (v *Voucher) hashing() int64 {
+	if v.busy {
+		return v.busyEnd
+	}
+	return v.pos.Load()
+}
+
+// put puts bytes into the store. It keeps a page's start or end, or all of it: few bytes from the middle of one are
+// put with the rest of the page around them.
+func (v *Voucher) put(ctx context.Context, p []byte, off int64) error {
+	start, end := off&^(pageLen-1), off+int64(len(p))
+	stop := min(start+pageLen, v.size)
+	if start == off || end >= stop {
+		return v.store.Put(ctx, p, off)
+	}
+	page := make([]byte, stop-start)
+	if err := v.blob.ReadAt(ctx, page, start); err != nil {
+		return err
+	}
+	copy(page[off-start:], p)
+	return v.store.Put(ctx, page, start)
 }
 
 // lose notes that bytes are used that the digest will not speak of. mu is held.
@@ -293,8 +323,8 @@ func (v *Voucher) lose() error {
 	}
 	defer v.chain.unlock()
 	tip, ok := v.chain.tip()
-	if !ok {
-		return nil // nothing on disk vouches for anything
+	if !ok || tip.gen != v.gen {
+		return nil // nothing on disk vouches for these bytes
 	}
 	tip.lossy = true
 	return v.chain.setTip(tip)
@@ -472,17 +502,23 @@ func (v *Voucher) drop(off, end int64) {
 	}
 }
 
-// Kept tells that the store, which is the image file itself, has got bytes: the hash may go on. n is their number.
-func (v *Voucher) Kept(n int64) {
-	if v.digest == "" || v.pos.Load() == v.size {
-		return
+// Kept tells of bytes that the store, which is the image file itself, was given. If it did not keep them, they are hashed
+// now or never.
+func (v *Voucher) Kept(ctx context.Context, p []byte, off int64) error {
+	if v.digest == "" || off+int64(len(p)) <= v.pos.Load() {
+		return nil
+	}
+	if n, present := v.store.Present(off); !present || n < int64(len(p)) {
+		return v.Saw(ctx, p, off, false)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.arrived(n)
-	if v.follow() == nil {
-		v.drain()
+	v.arrived(int64(len(p)))
+	if err := v.follow(); err != nil {
+		return err
 	}
+	v.drain()
+	return nil
 }
 
 // arrived calls near when all but SettleGap bytes have passed. mu is held.
@@ -498,10 +534,7 @@ func (v *Voucher) arrived(n int64) {
 
 // missing returns how many bytes are neither hashed nor kept.
 func (v *Voucher) missing() int64 {
-	at := v.pos.Load()
-	if v.busy {
-		at = v.busyEnd
-	}
+	at := v.hashing()
 	missing := v.size - at
 	for off := at; off < v.size; {
 		n, present := v.store.Present(off)
@@ -533,19 +566,18 @@ func (v *Voucher) Settle(ctx context.Context, maxFetch int64) error {
 		if n == 0 {
 			v.mu.Lock()
 			defer v.mu.Unlock()
-			return v.verified()
-		}
-		p := buf[:min(n, drainLen)]
-		if v.self.Load() {
-			err = v.store.ReadAt(ctx, p, at)
-		} else if err = v.ReadAt(ctx, p, at); err == nil {
-			err = v.Saw(ctx, p, at, false)
-		}
-		if err != nil {
+			err := v.verified()
+			if err == nil {
+				v.drop(0, v.size) // bytes put by several processes
+			}
 			return err
 		}
-		if v.self.Load() {
-			v.Kept(int64(len(p)))
+		p := buf[:min(n, drainLen)]
+		if err := v.ReadAt(ctx, p, at); err != nil {
+			return err
+		}
+		if err := v.Saw(ctx, p, at, false); err != nil {
+			return err
 		}
 	}
 }
