@@ -277,8 +277,8 @@ func (im *image) settleAsked() bool {
 // completed waits a moment for the last span to be kept, and reports whether the image file is complete. Before that,
 // bytes that are missing for the digest may still be read for their own sake.
 func (im *image) completed(s *stack) bool {
-	const tries, pause = 20, 50 * time.Millisecond
-	for range tries {
+	const first, last = 20 * time.Millisecond, 5 * time.Second
+	for pause := first; pause < last; pause = pause * 3 / 2 {
 		if s.file.Complete() {
 			return true
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strconv"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
@@ -74,7 +75,6 @@ type stack struct {
 	records  *cache.Entry // of the blob: its bytes read at opening, and the spans learned; they outlive the decoded bytes
 	blobFile *cache.File  // the blob's own bytes, as far as they are kept
 	voucher  *voucher.Voucher
-	known    bool // the voucher goes on with an earlier run's
 
 	layers []layer
 	kept   []keptLayer // streams and their decoded bytes, outermost first
@@ -187,7 +187,7 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 			return sum
 		}
 	}
-	if s.voucher, s.known, err = voucher.New(c); err != nil {
+	if s.voucher, _, err = voucher.New(c); err != nil {
 		return local(err)
 	}
 	src := &tap{Source: &blobSpans{voucher: s.voucher}}
@@ -196,12 +196,9 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 		return local(err)
 	}
 	s.spans = src
-	if !s.known {
-		// Nothing says that the bytes kept are those that the hash is about to see.
-		if err := s.blobFile.Forget(); err != nil {
-			s.voucher.Close()
-			return local(err)
-		}
+	if err := s.bind(s.records, s.blobFile.Forget); err != nil {
+		s.voucher.Close()
+		return err
 	}
 	s.voucher.Attach(s.blobFile)
 	s.closers = append(s.closers, s.blobFile, s.voucher)
@@ -246,10 +243,8 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, f)
-	if !s.known {
-		if err := errors.Join(st.Forget(), f.Forget()); err != nil {
-			return nil, local(err)
-		}
+	if err := s.bind(e, func() error { return errors.Join(st.Forget(), f.Forget()) }); err != nil {
+		return nil, err
 	}
 	s.kept = append(s.kept, keptLayer{st, f})
 	s.spans, s.file = src, f
@@ -258,6 +253,24 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return glance(ctx, st)
 	}
 	return f, s.measure(ctx, st, f)
+}
+
+// generationRecord names the hash chain that speaks of an entry's bytes.
+const generationRecord = "generation"
+
+// bind calls forget if the bytes of an entry were kept before the hash chain that there is now: nothing says that they
+// are those that the hash has seen, or is about to see.
+func (s *stack) bind(e *cache.Entry, forget func() error) error {
+	return local(s.voucher.Bind(func(generation uint64) error {
+		now := strconv.FormatUint(generation, 16)
+		if have, err := e.Record(generationRecord); err == nil && string(have) == now {
+			return nil
+		}
+		if err := forget(); err != nil {
+			return err
+		}
+		return e.SetRecord(generationRecord, []byte(now))
+	}))
 }
 
 // outer returns the outermost stream; nil if the blob is not compressed.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,21 +124,29 @@ func New(c Config) (v *Voucher, known bool, err error) {
 	if v.chain, err = openChain(c.Chain, c.Digest, v.size, len(stateOf(v.sum))); err != nil {
 		return nil, false, err
 	}
-	tip, known := v.chain.tip()
-	if known {
-		v.gen = tip.gen
-		known = v.restore(tip) && v.believable(tip)
-	}
-	if !known {
-		v.gen++
-		v.restore(state{gen: v.gen})
-		v.lossy = false
-		if err := v.chain.forget(v.gen); err != nil {
-			v.chain.close()
-			return nil, false, err
-		}
+	if known, err = v.goOn(); err != nil {
+		v.chain.close()
+		return nil, false, err
 	}
 	return v, known, nil
+}
+
+// goOn takes over the chain on disk, or begins one: in one process at a time.
+func (v *Voucher) goOn() (known bool, err error) {
+	if err := v.chain.lock(); err != nil {
+		return false, err
+	}
+	defer v.chain.unlock()
+	if tip, ok := v.chain.tip(); ok {
+		v.gen = tip.gen
+		if v.restore(tip) && v.believable(tip) {
+			return true, nil
+		}
+	}
+	v.gen = rand.Uint64() >> 1 // of no chain before
+	v.restore(state{gen: v.gen})
+	v.lossy = false
+	return false, v.chain.forget(v.gen)
 }
 
 // believable reports whether a chain of an earlier run is worth going on with: it is of this boot or was
@@ -146,6 +155,19 @@ func (v *Voucher) believable(tip state) bool {
 	err := v.verified()
 	_, wrong := errors.AsType[*MismatchError](err)
 	return err == nil || !wrong && (tip.clean || tip.boot == bootID())
+}
+
+// Bind calls f with a number that names this chain since it last began anew, while no other process does the same.
+// Bytes that were kept under another number are not those that the hash speaks of. It does nothing without a digest.
+func (v *Voucher) Bind(f func(generation uint64) error) error {
+	if v.digest == "" {
+		return nil
+	}
+	if err := v.chain.lock(); err != nil {
+		return err
+	}
+	defer v.chain.unlock()
+	return f(v.gen)
 }
 
 // Attach gives the voucher its store. It comes before the first read.
