@@ -46,13 +46,10 @@ func (b *blobSpans) ReadSpans(ctx context.Context, start, end int64, keep func(o
 	buf := make([]byte, min(end-start, maxFetch))
 	for start < end {
 		p := buf[:min(int64(len(buf)), end-start)]
-		if err := b.voucher.Fetch(ctx, p, start); err != nil {
+		if err := b.voucher.ReadSpan(ctx, p, start); err != nil {
 			return err
 		}
 		if err := keep(start, p); err != nil {
-			return err
-		}
-		if err := b.voucher.Kept(ctx, p, start); err != nil {
 			return err
 		}
 		start += int64(len(p))

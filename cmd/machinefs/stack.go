@@ -187,22 +187,19 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 			return sum
 		}
 	}
-	if s.voucher, _, err = voucher.New(c); err != nil {
+	known := false
+	if s.voucher, known, err = voucher.New(c); err != nil {
 		return local(err)
 	}
+	s.closers = append(s.closers, s.voucher)
 	src := &tap{Source: &blobSpans{voucher: s.voucher}}
 	if s.blobFile, err = s.records.File(src); err != nil {
-		s.voucher.Close()
 		return local(err)
 	}
-	s.spans = src
-	if err := s.bind(s.records, s.blobFile.Forget); err != nil {
-		s.voucher.Close()
-		return err
+	if err := s.voucher.Attach(s.blobFile); err != nil || known {
+		return local(err)
 	}
-	s.voucher.Attach(s.blobFile)
-	s.closers = append(s.closers, s.blobFile, s.voucher)
-	return nil
+	return local(s.voucher.Begun()) // what was decoded before is forgotten layer by layer: see bind
 }
 
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
@@ -293,11 +290,11 @@ func (s *stack) Close() error {
 
 // forget drops everything that was kept or learned of the blob, in all processes.
 func (s *stack) forget() error {
-	var errs []error
+	errs := []error{s.voucher.Forget()} // nothing decoded from its bytes is kept any more
 	for _, k := range s.kept {
 		errs = append(errs, k.stream.Forget(), k.file.Forget())
 	}
-	return errors.Join(append(errs, s.blobFile.Forget(), s.voucher.Forget(), s.records.RemoveRecord(proofRecord))...)
+	return errors.Join(append(errs, s.records.RemoveRecord(proofRecord), s.records.RemoveRecord(verifiedRecord))...)
 }
 
 // format returns the names of the layers, outermost first: gzip > tar > xz > qcow2.

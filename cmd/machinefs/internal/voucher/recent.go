@@ -6,15 +6,11 @@ import (
 	"sync"
 )
 
-// Readers that go on in order want next the bytes that were fetched around theirs for a comparison. These few are
-// remembered, and two readers never fetch the same links at once.
-const (
-	maxRecent     = 16 * linkLen // bytes of one range
-	recentRanges  = 4
-	maxHashedTail = linkLen
-)
+// Readers that go on in order want next the bytes that were fetched around theirs for a comparison.
+// These few are remembered, and two readers never fetch the same links at once.
+const recentLinks = 16
 
-// A stretch is bytes of the blob at an offset.
+// A stretch is bytes of the blob at an offset; at most linkLen.
 type stretch struct {
 	off int64
 	buf []byte
@@ -28,12 +24,12 @@ func (s *stretch) read(p []byte, off int64) int {
 	return copy(p, s.buf[off-s.off:])
 }
 
-// recent remembers the ranges compared last.
+// recent remembers the links compared last.
 type recent struct {
-	mu     sync.Mutex
-	ranges [recentRanges]stretch
-	next   int // of ranges: the one that is given up next
-	under  []*flight
+	mu    sync.Mutex
+	links [recentLinks]stretch
+	next  int // of links: the one that is given up next
+	under []*flight
 }
 
 // A flight is a range that is being fetched.
@@ -75,54 +71,26 @@ func (r *recent) enter(ctx context.Context, lo, hi int64) (leave func(), err err
 func (r *recent) read(p []byte, off int64) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	best := 0
-	for i := range r.ranges {
-		best = max(best, r.ranges[i].read(p[best:], off+int64(best))+best)
+	n := 0
+	for i := 0; i < len(r.links) && n < len(p); i++ {
+		if k := r.links[i].read(p[n:], off+int64(n)); k > 0 {
+			n, i = n+k, -1
+		}
 	}
-	return best
+	return n
 }
 
-// add remembers the end of p.
+// add remembers the link p.
 func (r *recent) add(p []byte, off int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	skip := max(0, len(p)-maxRecent)
-	s := &r.ranges[r.next]
-	r.next = (r.next + 1) % recentRanges
-	s.off, s.buf = off+int64(skip), append(s.buf[:0], p[skip:]...)
+	s := &r.links[r.next]
+	r.next = (r.next + 1) % recentLinks
+	s.off, s.buf = off, append(s.buf[:0], p...)
 }
 
 func (r *recent) clear() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	clear(r.ranges[:])
-}
-
-// tail remembers the last bytes hashed.
-type tail struct {
-	mu sync.Mutex
-	stretch
-}
-
-// read fills the front of p, and returns how many bytes.
-func (t *tail) read(p []byte, off int64) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.stretch.read(p, off)
-}
-
-// add takes in bytes that were hashed.
-func (t *tail) add(p []byte, off int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if skip := len(p) - maxHashedTail; skip > 0 {
-		p, off = p[skip:], off+int64(skip)
-	}
-	if off != t.off+int64(len(t.buf)) || len(p) == maxHashedTail {
-		t.off, t.buf = off, t.buf[:0]
-	}
-	t.buf = append(t.buf, p...)
-	if more := len(t.buf) - maxHashedTail; more > 0 {
-		t.off, t.buf = t.off+int64(more), append(t.buf[:0], t.buf[more:]...)
-	}
+	clear(r.links[:])
 }
