@@ -164,7 +164,11 @@ func TestAKilledCopyOfOneSpanGainsSomething(t *testing.T) {
 				if !done {
 					t.Fatalf("not done after %d runs that fetched %d bytes of a blob of %d", runs, total, disk.size)
 				}
-				if most := disk.size*3/2 + stretch; total > most {
+				most := disk.size*3/2 + stretch
+				if what == "index" { // it looks for good ends of spans, and keeps less of a stretch
+					most = disk.size*5/2 + stretch
+				}
+				if total > most {
 					t.Errorf("%d bytes of a blob of %d were fetched, wanted at most %d", total, disk.size, most)
 				}
 				if what == "materialize" {

@@ -243,7 +243,7 @@ var damages = []struct {
 // use makes a copy, or mounts the image and reads all of it, until reached is closed: the program
 // is killed then, and use returns false.
 func (s *soak) use(reached <-chan struct{}) (complete bool) {
-	args := []string{"--cache", s.cache, "--span", strconv.Itoa(soakSpan), "--stall-timeout", "30s"}
+	args := []string{"--cache", s.cache, "--span", strconv.Itoa(soakSpan) + "B", "--stall-timeout", "30s"}
 	if s.mount {
 		return s.useMount(reached, args)
 	}

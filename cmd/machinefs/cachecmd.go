@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -12,15 +16,18 @@ import (
 func newCache(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
-		Short: "List, verify or prune what is kept",
-		Args:  usage(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Short: "List, verify or prune the cache",
+		Example: `  machinefs cache list
+  machinefs cache verify
+  machinefs cache prune --to 10GiB`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newCacheList(f), newCacheVerify(f), newCachePrune(f))
 	return cmd
 }
 
-// openCache opens the cache alone, for commands that need no network.
+// openCache opens the cache for a command that needs no network.
 func openCache(f *flags) (*cache.Cache, error) {
 	log, err := f.logger()
 	if err != nil {
@@ -30,13 +37,13 @@ func openCache(f *flags) (*cache.Cache, error) {
 	return c, local(err)
 }
 
-// A kept is one entry of the cache, as --json prints it.
-type kept struct {
+// A cacheEntry is one entry of the cache, as --json prints it.
+type cacheEntry struct {
 	Name     string    `json:"name"`
 	Key      string    `json:"key"`
-	Size     int64     `json:"size"`    // of the image file, bytes; -1: not known, or records only
-	Present  int64     `json:"present"` // bytes of it that are kept
-	Disk     int64     `json:"disk"`    // bytes on the local disk
+	Size     int64     `json:"size"`    // bytes of the image file; -1: not known, or the entry holds records only
+	Present  int64     `json:"present"` // bytes of the image file in the cache
+	Disk     int64     `json:"disk"`    // bytes that the entry takes on the local disk
 	Complete bool      `json:"complete"`
 	Open     bool      `json:"open"`
 	Used     time.Time `json:"used"`
@@ -46,8 +53,10 @@ func newCacheList(f *flags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List what is kept, the most recently used first",
-		Args:  usage(cobra.NoArgs),
+		Short: "List the images in the cache, the most recently used first",
+		Example: `  machinefs cache list
+  machinefs cache list --json`,
+		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := openCache(f)
 			if err != nil {
@@ -58,37 +67,61 @@ func newCacheList(f *flags) *cobra.Command {
 			if err != nil {
 				return local(err)
 			}
-			list := make([]kept, 0, len(infos))
+			list := make([]cacheEntry, 0, len(infos))
 			for _, i := range infos {
-				list = append(list, kept{i.Name, i.Key, i.Size, i.Present, i.Disk, i.Complete(), i.Open, i.Used})
+				list = append(list, cacheEntry{i.Name, i.Key, i.Size, i.Present, i.Disk, i.Complete(), i.Open, i.Used})
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), list)
 			}
-			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(t, "IMAGE\tSIZE\tPRESENT\tON DISK\tUSED\tOPEN")
-			for _, k := range list {
-				if k.Size < 0 { // records of a blob, without bytes of their own
-					continue
-				}
-				open := ""
-				if k.Open {
-					open = "open"
-				}
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", k.Name, human(k.Size), human(k.Present), human(k.Disk), k.Used.Local().Format("2006-01-02 15:04"), open)
-			}
-			return t.Flush()
+			return printCache(cmd.OutOrStdout(), list)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print every entry as JSON")
 	return cmd
+}
+
+func printCache(w io.Writer, list []cacheEntry) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "IMAGE\tSIZE\tPRESENT\tON DISK\tUSED\tOPEN")
+	for _, e := range imagesOf(list) {
+		open := ""
+		if e.Open {
+			open = "open"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n",
+			e.Name, human(e.Size), human(e.Present), human(e.Disk), e.Used.Local().Format("2006-01-02 15:04"), open)
+	}
+	return t.Flush()
+}
+
+// imagesOf returns the entries of image files. A compressed image has several entries of one name:
+// one for the blob's own bytes, and one for each layer decoded from it, whose key is the key below
+// it, "/" and the layer. The innermost stands for the image and is charged with the bytes on disk
+// of all.
+func imagesOf(list []cacheEntry) []cacheEntry {
+	images := slices.DeleteFunc(slices.Clone(list), func(e cacheEntry) bool {
+		return e.Size < 0 || slices.ContainsFunc(list, e.isBelow)
+	})
+	for _, below := range list {
+		if i := slices.IndexFunc(images, below.isBelow); i >= 0 {
+			images[i].Disk += below.Disk
+		}
+	}
+	return images
+}
+
+// isBelow reports whether the image file of e was decoded from the bytes of below.
+func (below cacheEntry) isBelow(e cacheEntry) bool {
+	return e.Size >= 0 && below.Key != "" && below.Name == e.Name && strings.HasPrefix(e.Key, below.Key+"/")
 }
 
 func newCacheVerify(f *flags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "verify",
-		Short: "Read all that is kept, and drop what is damaged (it is fetched again when it is needed)",
-		Args:  usage(cobra.NoArgs),
+		Use:     "verify",
+		Short:   "Read everything in the cache, and drop damaged bytes; they are fetched again when needed",
+		Example: `  machinefs cache verify`,
+		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := openCache(f)
 			if err != nil {
@@ -99,14 +132,15 @@ func newCacheVerify(f *flags) *cobra.Command {
 			if err != nil {
 				return local(err)
 			}
+			out := cmd.OutOrStdout()
 			var checked, bad int64
 			for _, r := range results {
 				checked, bad = checked+r.Checked, bad+r.Bad
 				if r.Bad > 0 {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: %s of %s were damaged and dropped\n", r.Name, human(r.Bad), human(r.Checked))
+					fmt.Fprintf(out, "%s: %s of %s were damaged and dropped\n", r.Name, human(r.Bad), human(r.Checked))
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "checked %s in %d entries, dropped %s\n", human(checked), len(results), human(bad))
+			fmt.Fprintf(out, "checked %s in %d entries, dropped %s\n", human(checked), len(results), human(bad))
 			return nil
 		},
 	}
@@ -115,19 +149,21 @@ func newCacheVerify(f *flags) *cobra.Command {
 func newCachePrune(f *flags) *cobra.Command {
 	var o cache.PruneOptions
 	var limit size
+	var unused age
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: "Make room: remove images that nobody has open",
-		Example: `  machinefs cache prune --all
+		Short: "Remove images from the cache; open ones stay",
+		Example: `  machinefs cache prune --unused 30d
   machinefs cache prune --to 10GiB
-  machinefs cache prune --unused 720h`,
+  machinefs cache prune --all`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.Limit = int64(limit); cmd.Flags().Changed("to") {
-				o.Limit = max(o.Limit, 1) // 0 is no limit
+			o.Limit, o.Older = int64(limit), time.Duration(unused)
+			if cmd.Flags().Changed("to") {
+				o.Limit = max(o.Limit, 1) // 0 would be no limit
 			}
 			if !o.All && o.Limit == 0 && o.Older == 0 {
-				return &usageError{fmt.Errorf("cache prune: say what to remove: --all, --to SIZE or --unused DURATION")}
+				return &usageError{errors.New("cache prune: say what to remove: --all, --to SIZE or --unused AGE")}
 			}
 			c, err := openCache(f)
 			if err != nil {
@@ -138,15 +174,16 @@ func newCachePrune(f *flags) *cobra.Command {
 			if err != nil {
 				return local(err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "removed %d entries, freed %s, %s left\n", len(r.Removed), human(r.Freed), human(r.Left))
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "removed %d entries, freed %s, %s left\n", len(r.Removed), human(r.Freed), human(r.Left))
 			for _, i := range r.InUse {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is open and stays\n", i.Name)
+				fmt.Fprintf(out, "%s is open and stays\n", i.Name)
 			}
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&o.All, "all", false, "remove everything")
-	cmd.Flags().Var(&limit, "to", "remove the least recently used until the cache takes no more than this; what was learned of streams goes last")
-	cmd.Flags().DurationVar(&o.Older, "unused", 0, "remove what was not used for so long, such as 720h")
+	cmd.Flags().Var(&limit, "to", "remove the least recently used until the cache takes no more than this")
+	cmd.Flags().Var(&unused, "unused", "remove images not used for so long, such as 30d, 2w or 12h")
 	return cmd
 }

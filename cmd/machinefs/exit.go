@@ -12,7 +12,7 @@ import (
 	"github.com/machinefs/machinefs/seekable"
 )
 
-// The exit codes are part of the interface. They are written down in the README and never renumbered.
+// The exit codes are part of the interface: the README lists them, and none is ever renumbered.
 const (
 	exitOK       = 0
 	exitOther    = 1
@@ -25,17 +25,17 @@ const (
 	exitLocal    = 8 // local disk or cache
 )
 
-// A usageError is a command line that cannot be meant.
+// A usageError reports a command line that makes no sense.
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// A localError is a failure of this machine's disk, or of the cache on it.
+// A localError reports a failure of this machine's disk, or of the cache on it.
 type localError struct{ error }
 
 func (e *localError) Unwrap() error { return e.error }
 
-// local marks err, if there is one, as a failure of the local disk.
+// local makes err a *localError; nil stays nil.
 func local(err error) error {
 	if err == nil {
 		return nil
@@ -43,7 +43,7 @@ func local(err error) error {
 	return &localError{err}
 }
 
-// blobfetchCodes gives each kind of blobfetch's errors its exit code.
+// blobfetchCodes maps each kind of error of package blobfetch to its exit code.
 var blobfetchCodes = map[error]int{
 	blobfetch.ErrReference: exitUsage,
 	blobfetch.ErrNotFound:  exitNotFound,
@@ -54,7 +54,8 @@ var blobfetchCodes = map[error]int{
 	blobfetch.ErrLocal:     exitLocal,
 }
 
-// exitCode is the one table from errors to exit codes.
+// exitCode maps an error to its exit code. There is no other table. Of several rows that match, the
+// first counts.
 func exitCode(err error) int {
 	switch {
 	case err == nil:
@@ -77,6 +78,7 @@ func exitCode(err error) int {
 	return exitOther
 }
 
+// is reports whether err is, or wraps, an error of type E.
 func is[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok

@@ -12,26 +12,30 @@ import (
 	"github.com/machinefs/machinefs/seekable"
 )
 
-// An index of a blob is looked for, in this order:
+// An index of a blob is looked for in this order:
 //
-//   - the spans that this machine learned before (then nothing else is asked);
-//   - the index that the image's own manifest names, in the annotation indexAnnotation of the layer: the digest of the artifact in the same repository;
-//   - the image's repository, under the tag that the blob's digest gives (indexTag): with --index-trust=repository, and if the image was not
-//     itself named by its digest, which promises more than a tag's writer can;
-//   - each --index-from: a file, a folder (an OCI layout, or one that holds the file indexFile), or a repository. A file, and a reference with a digest,
-//     are believed unless trust is none; others with --index-trust=repository.
+//   - the spans that this machine learned before; if it learned any, no index is used;
+//   - the index that the image's manifest names in the layer's annotation indexAnnotation: the
+//     digest of an artifact in the same repository;
+//   - the image's repository, under the tag made of the blob's digest (indexTag). Not if the
+//     reference has a digest: the user trusts the digest, not the writers of the repository's tags;
+//   - each --index-from: a file, a folder (an OCI layout, or one that holds the file indexFile), or
+//     a repository.
 //
-// One that nobody vouches for by its digest is in doubt until it is proved.
+// An index is pinned if the user gave the file or its digest, or the image's manifest names it.
+// Others need --index-trust=repository, and are in doubt until they are proved.
 const indexAnnotation = "io.machinefs.index"
 
-// blobAnnotation names, in an index's manifest, the blob that it is about.
+// blobAnnotation holds, in an index's manifest, the digest of its blob.
 const blobAnnotation = "io.machinefs.blob"
 
-// indexTag is the tag that an index of a blob is found by in a repository or layout; indexFile its name in a folder.
-func indexTag(digest string) string  { return strings.ReplaceAll(digest, ":", "-") + ".mfsindex" }
+// indexTag returns the tag of a blob's index, in a repository or an OCI layout.
+func indexTag(digest string) string { return strings.ReplaceAll(digest, ":", "-") + ".mfsindex" }
+
+// indexFile returns the name of a blob's index in a folder.
 func indexFile(digest string) string { return indexTag(digest) }
 
-// trust is the flag --index-trust.
+// A trust is the value of --index-trust.
 type trust string
 
 const (
@@ -56,22 +60,22 @@ func (t *trust) String() string { return string(*t) }
 // Type names the flag's value in help.
 func (t *trust) Type() string { return "trust" }
 
-// A place is where an index may be.
+// A place is a file or an artifact that may be an index.
 type place struct {
 	ref    string // for blobfetch
-	pinned bool   // its digest, or the file itself, was given by the user or the image's manifest
+	pinned bool   // the user gave the file or the digest, or the image's manifest the digest
 }
 
-// A foreignIndex is an index made elsewhere.
+// A foreignIndex names an index made elsewhere, and its place.
 type foreignIndex struct{ id, place string }
 
-// The records of a blob that speak of indexes made elsewhere.
+// Records of a blob about indexes made elsewhere.
 const (
-	proofRecord = "indexproof" // how far the one in use is proved
-	badRecord   = "badindex-"  // with an index's name behind it: that one turned out to be wrong
+	proofRecord = "indexproof" // the evidence for the index in use
+	badRecord   = "badindex-"  // followed by the name of an index that is wrong: why
 )
 
-// keepProof notes how far the index is proved.
+// keepProof records the evidence for the index in use. A later process proves only the rest.
 func (s *stack) keepProof(st *seekable.Stream) error {
 	evidence := st.Evidence()
 	if evidence == nil {
@@ -80,18 +84,19 @@ func (s *stack) keepProof(st *seekable.Stream) error {
 	return s.records.SetRecord(proofRecord, evidence)
 }
 
-// rejectIndex notes that an index is wrong: it is not used again for this blob.
+// rejectIndex records that an index is wrong. It is not used for this blob again.
 func (s *stack) rejectIndex(bad *seekable.IndexError) error {
 	return s.records.SetRecord(badRecord+bad.Index, []byte(bad.Error()))
 }
 
-// closer is a function that is called at the end.
+// A closer is a function as an io.Closer.
 type closer func() error
 
+// Close calls the function.
 func (c closer) Close() error { return c() }
 
-// findIndex returns the blob's stream, opened with the first index that is found and believed; nil if there is none. That is never an error: the stream is
-// walked then.
+// findIndex opens the blob's stream with the first index that is found and trusted. It returns nil
+// if there is none, also if looking failed: then the stream is walked.
 func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *seekable.Layer {
 	digest := s.source.Digest
 	if h.flags.indexTrust == trustNone || seekable.Learned(opt.Index) {
@@ -99,7 +104,8 @@ func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *s
 	}
 	if digest == "" {
 		if len(h.flags.indexFrom) > 0 {
-			h.log.Warn("no index is looked for: the source gives no digest, by which indexes are known; for a URL write it behind, REF#sha256:…", "image", s.image.Reference)
+			h.log.Warn("no index is looked for: the source gives no digest, by which an index is found; "+
+				"for a URL write it behind, REF#sha256:…", "image", s.image.Reference)
 		}
 		return nil
 	}
@@ -119,7 +125,7 @@ func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *s
 	return nil
 }
 
-// indexPlaces lists where to look, without looking.
+// indexPlaces lists the places to look at, in their order. It asks nothing over the network.
 func (h *host) indexPlaces(s *stack) (places []place) {
 	digest := s.source.Digest
 	if ref, err := blobfetch.ParseReference(s.image.Reference); err == nil {
@@ -157,6 +163,7 @@ func (h *host) indexPlaces(s *stack) (places []place) {
 	return places
 }
 
+// absolute returns path itself if the working directory is gone.
 func absolute(path string) string {
 	if abs, err := filepath.Abs(path); err == nil {
 		return abs
@@ -164,7 +171,7 @@ func absolute(path string) string {
 	return path
 }
 
-// openIndex opens the index at p, if there is one, and the stream with it.
+// openIndex opens the blob's stream with the index at p.
 func (h *host) openIndex(ctx context.Context, s *stack, p place, opt seekable.Options) (*seekable.Layer, error) {
 	im, err := h.client.Resolve(ctx, p.ref, blobfetch.Select{Layer: "0"})
 	if err != nil {
@@ -190,14 +197,14 @@ func (h *host) openIndex(ctx context.Context, s *stack, p place, opt seekable.Op
 		return nil, err
 	}
 	if _, bad := s.records.Record(badRecord + l.Index); bad == nil {
-		return nil, fmt.Errorf("open index %s: it turned out to be wrong before", p.ref)
+		return nil, fmt.Errorf("open index %s: it was found wrong before", p.ref)
 	}
 	s.closers = append(s.closers, closer(func() error { return s.keepProof(l.Stream) }))
 	return l, nil
 }
 
-// keepContent puts the cache on an index's own bytes. Its table carries a digest, and each state is judged by the span
-// that it leads to.
+// keepContent puts the cache on an index's own bytes. They need no voucher's digest: the index's
+// table carries one, and a wrong state leads to a span with a wrong SHA-256.
 func (s *stack) keepContent(key string, content *blobfetch.Blob) (byteSource, error) {
 	v, _, err := voucher.New(voucher.Config{Blob: content})
 	if err != nil {

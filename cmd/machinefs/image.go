@@ -49,8 +49,9 @@ type image struct {
 
 	life     context.Context
 	end      context.CancelFunc
-	settleMu sync.Mutex // of settling, and of the start of its goroutine
-	settling bool
+	settleMu sync.Mutex // of the two below, and of the start of the goroutine
+	settling bool       // its goroutine runs
+	asked    bool       // it is to look once more
 	settles  sync.WaitGroup
 }
 
@@ -159,6 +160,9 @@ func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d", im.image.Reference, next.disk.Size(), s.disk.Size()))
 	}
 	im.cur.Store(next)
+	if im.opening.near != nil {
+		im.settleSoon() // the rebuilding may have fetched all of it
+	}
 	return true
 }
 
@@ -239,32 +243,47 @@ func (im *image) condemn(err error) {
 func (im *image) settleSoon() {
 	im.settleMu.Lock()
 	defer im.settleMu.Unlock()
-	s := im.cur.Load()
-	if s == nil || im.settling || im.verified.Load() || im.life.Err() != nil {
+	if im.cur.Load() == nil || im.verified.Load() || im.life.Err() != nil {
 		return
 	}
-	im.settling = true
-	im.settles.Go(func() {
-		var err error
-		if im.completed(s) {
-			err = im.settle(im.life, s, voucher.SettleGap)
+	if im.asked = true; !im.settling {
+		im.settling = true
+		im.settles.Go(im.settleAll)
+	}
+}
+
+// settleAll settles as often as it was asked for meanwhile.
+func (im *image) settleAll() {
+	for im.settleAsked() {
+		s := im.cur.Load()
+		if !im.completed(s) {
+			continue
 		}
-		im.settleMu.Lock()
-		im.settling = false
-		im.settleMu.Unlock()
-		if err != nil {
+		if err := im.settle(im.life, s, voucher.SettleGap); err != nil {
 			im.replace(im.life, s, err)
 		}
-	})
+	}
+}
+
+// settleAsked takes the next request; without one, or at the end of the image, the settling ends.
+func (im *image) settleAsked() bool {
+	im.settleMu.Lock()
+	defer im.settleMu.Unlock()
+	im.settling = im.asked && im.life.Err() == nil
+	im.asked = false
+	return im.settling
 }
 
 // completed waits a moment for the last span to be kept, and reports whether the image file is complete. Before that,
 // bytes that are missing for the digest may still be read for their own sake.
 func (im *image) completed(s *stack) bool {
-	const tries, pause = 20, 50 * time.Millisecond
-	for range tries {
+	const first, last = 20 * time.Millisecond, 5 * time.Second
+	for pause := first; pause < last; pause = pause * 3 / 2 {
 		if s.file.Complete() {
 			return true
+		}
+		if im.cur.Load() != s {
+			return false
 		}
 		select {
 		case <-time.After(pause):
@@ -311,8 +330,8 @@ const verifiedRecord = "verified"
 
 // Close ends what goes on in the background, and closes the stack.
 func (im *image) Close() error {
-	im.end()
-	im.settleMu.Lock() // no comparison begins any more
+	im.settleMu.Lock()
+	im.end() // no comparison begins any more
 	im.settleMu.Unlock()
 	im.settles.Wait()
 	im.mu.Lock()

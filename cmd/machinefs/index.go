@@ -20,10 +20,13 @@ func newIndex(f *flags) *cobra.Command {
 	var file, push string
 	cmd := &cobra.Command{
 		Use:   "index REF",
-		Short: "Build the index by which a stream without entry points is read anywhere at once, and share it",
-		Long: `Read the image REF once, and write down how its stream (one zstd frame, one xz block, gzip, …) is entered at every span. The index stays in the
-cache; -o writes it to a file, --push stores it as an OCI artifact in a repository or an OCI layout folder, under a tag made of the blob's digest, where
-mount, materialize and inspect find it. In the image's own repository it is the image's referrer as well.`,
+		Short: "Build and share an index, with which an image is read anywhere without a first pass",
+		Long: `Read the image REF once and build its index: the points at which decoding can start in a
+stream that has none of its own (one zstd frame, one xz block, gzip, …).
+
+The index stays in the cache. -o writes it to a file as well; --push stores it in a
+repository or an OCI layout folder, under a tag made of the blob's digest. In the image's
+own repository mount, materialize and inspect find it there; elsewhere, with --index-from.`,
 		Example: `  machinefs index docker://quay.io/podman/machine-os:5.3 --push docker://quay.io/podman/machine-os
   machinefs index ./disk.raw.zst --push docker://quay.io/example/indexes
   machinefs index https://example.org/disk.raw.xz#sha256:… -o disk.mfsindex
@@ -34,10 +37,11 @@ mount, materialize and inspect find it. In the image's own repository it is the 
 		},
 	}
 	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write the index to")
-	cmd.Flags().StringVar(&push, "push", "", "repository or OCI layout folder to store the index in")
+	cmd.Flags().StringVar(&push, "push", "", "repository, or oci-dir:PATH, to store the index in")
 	return cmd
 }
 
+// buildIndex builds the index of ref. It publishes it in a file and a repository, if given.
 func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Writer) error {
 	if file != "" {
 		if err := checkOutput(file); err != nil {
@@ -63,7 +67,8 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 	})
 }
 
-// learnAll reads the whole stream, so that all its spans are known, and returns the digest that the index speaks of.
+// learnAll reads the whole stream, so that all its spans are known. It returns the blob's digest,
+// by which the index is found.
 func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err error) {
 	if s.outer() == nil {
 		return "", &seekable.FormatError{Format: s.format(), Msg: "nothing to index: the blob is not a compressed stream"}
@@ -71,7 +76,8 @@ func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err err
 	outer := s.kept[0]
 	if digest = s.source.Digest; digest == "" {
 		if !isFile(s.image.Reference) {
-			return "", &usageError{errors.New("the source gives no digest, and an index is of a digest: write it behind the reference, REF#sha256:…")}
+			return "", &usageError{errors.New("the source gives no digest, by which an index is found: " +
+				"write it behind the reference, REF#sha256:…")}
 		}
 		if digest, err = digestOf(ctx, s.blob); err != nil { // to read a file once more is cheap
 			return "", err
@@ -86,7 +92,7 @@ func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err err
 	if err := outer.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{Progress: progress}); err != nil {
 		return "", err
 	}
-	if !outer.stream.Settled() { // the bytes are kept, from a run whose journal was damaged
+	if !outer.stream.Settled() { // the cache has all bytes, but the journal of the walk was damaged
 		if err := outer.stream.ReadSpans(ctx, 0, outer.stream.Size(), func(int64, []byte) error { return nil }); err != nil {
 			return "", err
 		}
@@ -99,7 +105,7 @@ func isFile(ref string) bool {
 	return err == nil && r.Transport == blobfetch.File
 }
 
-// digestOf reads b for its digest.
+// digestOf reads all of b and returns its SHA-256.
 func digestOf(ctx context.Context, b byteSource) (string, error) {
 	sum := sha256.New()
 	p := make([]byte, 4<<20)
@@ -113,11 +119,11 @@ func digestOf(ctx context.Context, b byteSource) (string, error) {
 	return fmt.Sprintf("sha256:%x", sum.Sum(nil)), nil
 }
 
-// publish writes the index to a file and stores it where it was asked for.
+// publish writes the index to the file, and pushes it, where these are given.
 func (s *stack) publish(ctx context.Context, digest, file, push string, out io.Writer) error {
 	path := file
 	if path == "" {
-		path = filepath.Join(s.host.cache.Dir(), "index") // it never gets this name
+		path = filepath.Join(s.host.cache.Dir(), "index") // the folder counts: without commit the file gets no name
 	}
 	tmp, err := createOutput(path, 0)
 	if err != nil {
@@ -131,7 +137,8 @@ func (s *stack) publish(ctx context.Context, digest, file, push string, out io.W
 	if err != nil {
 		return local(err)
 	}
-	fmt.Fprintf(out, "index of %s: %s, %.2f%% of the blob's %s\n", digest, human(st.Size()), 100*float64(st.Size())/float64(max(1, s.blob.Size())), human(s.blob.Size()))
+	share := 100 * float64(st.Size()) / float64(max(1, s.blob.Size()))
+	fmt.Fprintf(out, "index of %s: %s, %.2f%% of the blob's %s\n", digest, human(st.Size()), share, human(s.blob.Size()))
 	if push != "" {
 		pinned, err := s.host.client.Push(ctx, push, blobfetch.Artifact{
 			File: tmp.name(), Type: seekable.IndexMediaType, Tag: indexTag(digest), Title: indexFile(digest), Subject: s.image,

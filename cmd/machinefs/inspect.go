@@ -18,7 +18,7 @@ func newInspect(f *flags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect REF",
-		Short: "Tell what disks a reference holds, how they are packed, and what verifies them; fetches only metadata",
+		Short: "Show the disks of a reference, their formats and checks; fetches only metadata",
 		Example: `  machinefs inspect docker://quay.io/podman/machine-os:5.3
   machinefs inspect --json oci-dir:///srv/fcos`,
 		Args: usage(cobra.ExactArgs(1)),
@@ -38,7 +38,7 @@ func newInspect(f *flags) *cobra.Command {
 				err = r.print(cmd.OutOrStdout())
 			}
 			if err == nil {
-				err = r.problem // what there is was told all the same
+				err = r.problem // after the report, which lists the disks there are
 			}
 			return err
 		},
@@ -47,7 +47,8 @@ func newInspect(f *flags) *cobra.Command {
 	return cmd
 }
 
-// A report is what inspect tells. Sizes are bytes; -1 means that only reading the whole stream would tell.
+// A report is the output of inspect. Sizes are bytes; -1 is a size that only a pass through the
+// whole stream tells.
 type report struct {
 	Reference string        `json:"reference"`
 	Pinned    string        `json:"pinned,omitempty"`
@@ -74,12 +75,12 @@ type chosenReport struct {
 	Format    string  `json:"format"` // zstd > qcow2
 	Layers    []layer `json:"layers"`
 	ImageFile int64   `json:"image_file_size"`
-	Size      int64   `json:"size"`  // of the disk
-	Spans     int64   `json:"spans"` // of the image file, as far as they are known; 0: none are
-	SpanSize  int64   `json:"span_size"`
-	Entered   string  `json:"entered"`         // how it is entered in the middle
-	Index     string  `json:"index,omitempty"` // where the index is that it is entered by
-	Verified  string  `json:"verified"`        // what verifies what
+	Size      int64   `json:"size"`            // of the disk
+	Spans     int64   `json:"spans"`           // of the image file that are known; 0: none
+	SpanSize  int64   `json:"span_size"`       // of the first span
+	Access    string  `json:"random_access"`   // since when the image file is read anywhere
+	Index     string  `json:"index,omitempty"` // place of the index in use
+	Verified  string  `json:"verified"`        // the checks, and the bytes that each covers
 }
 
 func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*report, error) {
@@ -93,7 +94,10 @@ func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*
 		r.Problem, r.problem = err.Error(), err
 	}
 	for _, d := range im.Disks {
-		dr := diskReport{Name: d.Name, OS: d.OS, Arch: d.Arch, DiskType: d.DiskType, MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Layer: d.Layer}
+		dr := diskReport{
+			Name: d.Name, OS: d.OS, Arch: d.Arch, DiskType: d.DiskType, MediaType: d.MediaType,
+			Digest: d.Digest, Size: d.Size, Layer: d.Layer,
+		}
 		for _, c := range chosen {
 			dr.Chosen = dr.Chosen || c.Key == d.Key && c.Manifest == d.Manifest && c.Layer == d.Layer
 		}
@@ -108,10 +112,12 @@ func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*
 	}
 	defer opened.Close()
 	s := opened.cur.Load()
-	c := &chosenReport{Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.vouched(), Index: s.index.place}
+	c := &chosenReport{
+		Format: s.format(), Layers: s.layers, ImageFile: -1, Size: -1, Verified: s.evidence(), Index: s.index.place,
+	}
 	if s.spans != nil {
 		c.ImageFile = s.spans.Size()
-		c.Spans, c.SpanSize, c.Entered = s.entered()
+		c.Spans, c.SpanSize, c.Access = s.access()
 	}
 	if s.disk != nil && (!s.disk.Identity() || c.ImageFile >= 0) {
 		c.Size = s.disk.Size()
@@ -123,38 +129,40 @@ func (h *host) inspect(ctx context.Context, ref string, sel blobfetch.Select) (*
 	return r, nil
 }
 
-// entered tells how the image file is entered in the middle: how many spans decode alone, and how large the first one is.
-func (s *stack) entered() (n, size int64, how string) {
+// access returns the number of spans that decode alone, up to the first that does not, the size of
+// the first span in bytes, and, for users, since when the image file is read anywhere.
+func (s *stack) access() (n, size int64, since string) {
 	total := s.spans.Size()
 	if total < 0 {
-		return 0, 0, "walked once from the front, which tells its size; then at every span"
+		return 0, 0, "after a first pass, which also finds the size, or with an index"
 	}
 	for off := int64(0); off < total; n++ {
 		start, end := s.spans.Span(off)
-		if run, _ := s.spans.Run(off); run < start || run == start && n == 0 && runsOn(s.spans, end, total) {
-			return n, end - start, "walked from the front while it is read; then at every span"
+		if from, _ := s.spans.Run(off); from < start || from == start && n == 0 && needsWalk(s.spans, end, total) {
+			return n, end - start, "after a first pass, or with an index"
 		}
 		if n == 0 {
 			size = end - start
 		}
 		off = end
 	}
-	return n, size, "at every span"
+	return n, size, "at once"
 }
 
-// runsOn reports whether what follows the first span has to be walked to.
-func runsOn(s cache.Source, off, total int64) bool {
+// needsWalk reports whether the span at off is decoded only together with spans before it.
+func needsWalk(s cache.Source, off, total int64) bool {
 	if off >= total {
 		return false
 	}
 	start, _ := s.Span(off)
-	run, _ := s.Run(off)
-	return run < start
+	from, _ := s.Run(off)
+	return from < start
 }
 
-// vouched says what proves the bytes, without flattering.
-func (s *stack) vouched() string {
-	whole := "nothing proves the whole: the source gives no digest"
+// evidence names, for users, the checks of the bytes: of single ranges first, then of the whole
+// blob.
+func (s *stack) evidence() string {
+	whole := "nothing verifies the whole: the source gives no digest"
 	switch d := s.source.Digest; {
 	case d != "" && s.voucher.Verified():
 		whole = "the whole blob by " + d + ", which was compared"
@@ -167,7 +175,7 @@ func (s *stack) vouched() string {
 	return s.checks() + "; " + whole
 }
 
-// checks says which of the formats' own checks verify single ranges.
+// checks names the checks of single ranges: those of the outermost format that has any.
 func (s *stack) checks() string {
 	for _, l := range s.layers {
 		if c := seekable.Checks(l.Format); c != "" {
@@ -191,8 +199,8 @@ func (r *report) print(w io.Writer) error {
 		if c.Spans > 0 {
 			fmt.Fprintf(t, "spans\t%d, the first of %s\n", c.Spans, human(c.SpanSize))
 		}
-		if c.Entered != "" {
-			fmt.Fprintf(t, "entered\t%s\n", c.Entered)
+		if c.Access != "" {
+			fmt.Fprintf(t, "random access\t%s\n", c.Access)
 		}
 		if c.Index != "" {
 			fmt.Fprintf(t, "index\t%s\n", c.Index)
@@ -210,14 +218,15 @@ func (r *report) print(w io.Writer) error {
 		if d.Chosen {
 			mark = "*"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", mark, d.Layer, orDash(d.Arch), orDash(d.DiskType), human(d.Size), orDash(d.MediaType), d.Name)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n",
+			mark, d.Layer, orDash(d.Arch), orDash(d.DiskType), human(d.Size), orDash(d.MediaType), d.Name)
 	}
 	return t.Flush()
 }
 
 func bytesOrUnknown(n int64) string {
 	if n < 0 {
-		return "size not stated: known when all of it was read once"
+		return "not stated; a first pass through the whole stream finds it"
 	}
 	return fmt.Sprintf("%s (%d bytes)", human(n), n)
 }
@@ -229,24 +238,24 @@ func orDash(s string) string {
 	return s
 }
 
-// glanceLen is how much of a stream inspect decodes at the most, to see what is inside.
+// glanceLen is the number of bytes of a stream that inspect decodes at most.
 const glanceLen = 1 << 20
 
-// errBeyond means that what was asked for lies beyond what a glance decodes.
+// errBeyond is the error for bytes beyond those that a glance decodes.
 var errBeyond = errors.New("beyond the first bytes")
 
-// glance decodes the beginning of st.
+// glance decodes the first bytes of st.
 func glance(ctx context.Context, st *seekable.Stream) (*glimpse, error) {
 	g := &glimpse{head: make([]byte, glanceLen), size: st.Size()}
 	if g.size < 0 {
-		g.size = 1 << 50 // more than any offset that is in the head points to
+		g.size = 1 << 50 // not known: larger than all offsets in the head
 	}
 	n, err := st.Head(ctx, g.head)
 	g.head = g.head[:n]
 	return g, err
 }
 
-// A glimpse is the beginning of a decoded stream, standing for all of it.
+// A glimpse is the beginning of a decoded stream. It has the size of all of it.
 type glimpse struct {
 	head []byte
 	size int64
@@ -262,7 +271,7 @@ func (g *glimpse) ReadAt(_ context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// nextFormat names the layer that b begins with, as far as its first bytes tell.
+// nextFormat returns the name of the format that b's first bytes look like, or "?".
 func nextFormat(ctx context.Context, b byteSource) string {
 	head := make([]byte, min(512, b.Size()))
 	if err := b.ReadAt(ctx, head, 0); err != nil {

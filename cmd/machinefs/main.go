@@ -1,8 +1,10 @@
-// Machinefs shows virtual-machine disk images that lie in registries, OCI layouts and on web servers as raw disk files, and fetches
-// only what is read of them.
+// Machinefs shows virtual-machine disk images that lie in registries, OCI layouts and on web
+// servers as raw disk files. It fetches only the bytes that are read.
 //
-// Every command is a file here; shown.go is one file of the mount. stack.go joins the packages into the stack that one image is read through; exit.go has
-// the exit codes; names.go the names in the mount.
+// Each command has a file. An image is a pinned disk and the stack that reads it (image.go); the
+// stack joins the packages disk, cache, seekable and blobfetch, which do not know each other
+// (stack.go). tree.go is the mount, shown.go a file in it, names.go the names there. exit.go has the
+// exit codes.
 package main
 
 import (
@@ -20,13 +22,14 @@ var version = "devel"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:])
+	code := execute(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
-// run runs the program and returns its exit code. Errors are printed here and nowhere else.
-func run(ctx context.Context, args []string) int {
+// execute executes a command line and returns its exit code. Errors are printed here and nowhere
+// else.
+func execute(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -39,8 +42,9 @@ func run(ctx context.Context, args []string) int {
 func newRoot() *cobra.Command {
 	f := &flags{}
 	root := &cobra.Command{
-		Use:   "machinefs",
-		Short: "Virtual-machine images in registries and on web servers, as raw disk files that are fetched as they are read",
+		Use: "machinefs",
+		Short: "Virtual-machine images in registries, OCI folders and on web servers, as raw disk files.\n" +
+			"Only the bytes that are read are fetched, checked and kept in a cache.",
 		Example: `  machinefs mount /mnt/images fcos=docker://quay.io/podman/machine-os:5.3
   qemu-system-x86_64 -m 2G -snapshot -drive file=/mnt/images/fcos.raw,format=raw
   machinefs materialize https://example.org/disk.raw.xz disk.raw
@@ -57,6 +61,7 @@ func newRoot() *cobra.Command {
 	root.SetUsageTemplate(usageTemplate)
 	root.SetVersionTemplate("machinefs {{.Version}}\n")
 	f.register(root.PersistentFlags())
+	root.Flags().SortFlags = false
 	root.AddCommand(
 		newMount(f), newMaterialize(f), newInspect(f), newIndex(f), newCache(f), newStatus(f), newUnmount(),
 		&cobra.Command{
@@ -64,6 +69,11 @@ func newRoot() *cobra.Command {
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintf(cmd.OutOrStdout(), "machinefs %s\n", version) },
 		},
 	)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Short, completion.Long = "Print the completion script for a shell", ""
+		completion.Example = "  machinefs completion bash >/etc/bash_completion.d/machinefs"
+	}
 	return root
 }
 

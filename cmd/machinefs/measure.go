@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 
 	"github.com/machinefs/machinefs/cache"
@@ -19,10 +18,6 @@ const maxUnlisted = 1 << 40
 func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File) error {
 	if f.Size() >= 0 {
 		return nil
-	}
-	// The first bytes come before all others: an archive or a damaged stream is refused for their cost alone.
-	if err := f.ReadAt(ctx, make([]byte, 512), 0); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
 	}
 	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
 	if s.opening.measure != nil {

@@ -18,13 +18,20 @@ func newMount(f *flags) *cobra.Command {
 	var allowOther bool
 	cmd := &cobra.Command{
 		Use:   "mount DIR [NAME=REF ...]",
-		Short: "Show images as raw disk files below DIR, until interrupted",
-		Long: `Show images as raw disk files below DIR, in the foreground. It is ready when it prints "mounted"; SIGINT or SIGTERM unmounts.
+		Short: "Show images as read-only raw disk files below DIR",
+		Long: `Show images as read-only raw disk files below DIR. The command stays in the foreground,
+prints "mounted" when it is ready, and ends with 'machinefs unmount DIR', SIGINT or SIGTERM.
 
-DIR/NAME.raw is the image REF. Any image in a registry is there under its own name as well, looked up when it is first touched:
-DIR/quay.io/podman/machine-os:5.3.raw, or with a variant DIR/quay.io/podman/machine-os:5.3.aarch64.applehv.raw.`,
+DIR/NAME.raw is the image REF. Every other image of a registry is there under its own
+name, and is looked up when that is first used:
+
+  DIR/quay.io/podman/machine-os:5.3.raw
+  DIR/quay.io/podman/machine-os:5.3.aarch64.applehv.raw   another architecture and disk type
+
+A file shows the same image for the life of the mount, also when its tag moves.`,
 		Example: `  machinefs mount /mnt/images
-  machinefs mount /mnt/images fcos=oci-dir:///srv/fcos deb=https://example.org/debian.raw.xz`,
+  machinefs mount /mnt/images fcos=oci-dir:///srv/fcos deb=https://example.org/debian.raw.xz
+  machinefs mount /mnt/images --images /etc/machinefs/images --cache-size 20GiB`,
 		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n := &names{fixed: map[string]target{}, sel: f.selection}
@@ -42,11 +49,15 @@ DIR/quay.io/podman/machine-os:5.3.raw, or with a variant DIR/quay.io/podman/mach
 		},
 	}
 	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
-	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute, "how long an image that no process has open stays open here; an open image is not evicted from the cache")
-	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0, "let other users read the mount (libvirt runs qemu as another user)")
+	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute,
+		"close an image that no process has used for so long; only then can the cache drop it")
+	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0,
+		"let other users read the mount (libvirt runs qemu as another user)")
 	return cmd
 }
 
+// mount serves the mount until ctx is done or somebody unmounts it. If the mount is busy when ctx
+// ends, it is detached and served until the last file is closed.
 func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool, out io.Writer) error {
 	h, err := newHost(f)
 	if err != nil {
@@ -74,7 +85,8 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 	return nil
 }
 
-// errnoOf names the errno of what a lookup may fail with; reads fail with EIO whatever it was.
+// errnoOf returns the errno for an error of a lookup; 0 leaves the choice to package fs. Reads fail
+// with EIO for every error.
 func errnoOf(err error) syscall.Errno {
 	switch blobfetch.Kind(err) {
 	case blobfetch.ErrNotFound, blobfetch.ErrReference, blobfetch.ErrOffline:

@@ -11,27 +11,28 @@ import (
 	"github.com/machinefs/machinefs/blobfetch"
 )
 
-// The names in a mount. A name is fixed (NAME=REF on the command line or in --images FILE) or on demand: any registry reference by its own name,
-// with ".raw" behind it, and the variant before that:
+// A names holds the names in a mount. A name is fixed (NAME=REF on the command line, or a line in
+// --images FILE) or on demand: a registry reference, then optionally an architecture and a disk
+// type, then ".raw":
 //
 //	quay.io/podman/machine-os:5.3.raw
 //	quay.io/podman/machine-os:5.3.aarch64.applehv.raw
 //	localhost:5000/vm@sha256:….raw
 type names struct {
 	fixed map[string]target // by path in the mount
-	sel   blobfetch.Select  // of references that say nothing else
+	sel   blobfetch.Select  // for names without a variant of their own
 }
 
 // A target is the image that a name stands for.
 type target struct {
 	ref    string
 	sel    blobfetch.Select
-	listed bool // by whoever mounted
+	listed bool // the name is fixed: the user who mounted asked for this image
 }
 
 const suffix = ".raw"
 
-// add takes NAME=REF. A name without .raw gets it.
+// add takes NAME=REF. Each name ends in .raw; add appends the suffix where it is missing.
 func (n *names) add(arg string) error {
 	name, ref, ok := strings.Cut(arg, "=")
 	if !ok || name == "" || ref == "" {
@@ -44,7 +45,9 @@ func (n *names) set(name, ref string) error {
 	name = strings.TrimSuffix(name, suffix) + suffix
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part == "." || part == ".." || len(part) > 255 || strings.ContainsAny(part, "\x00\n") {
-			return &usageError{fmt.Errorf("image name %q: it is a path in the mount, without empty parts, '.' and '..'", name)}
+			return &usageError{
+				fmt.Errorf("image name %q: it is a path in the mount, without empty parts, '.' and '..'", name),
+			}
 		}
 	}
 	for have := range n.fixed {
@@ -56,7 +59,7 @@ func (n *names) set(name, ref string) error {
 	return nil
 }
 
-// load takes the lines "NAME REF" of a file; empty lines and lines that begin with # are passed over.
+// load takes the lines "NAME REF" of a file. It ignores empty lines and lines that begin with #.
 func (n *names) load(file string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -83,16 +86,21 @@ func (n *names) load(file string) error {
 }
 
 var (
-	hostPart   = regexp.MustCompile(`^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|\[[0-9a-fA-F:]+\])(:[0-9]+)?$|^[a-zA-Z0-9-]+:[0-9]+$`)
-	repoPart   = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
-	lastPart   = regexp.MustCompile(`^([a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	hostPart = regexp.MustCompile(`^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|\[[0-9a-fA-F:]+\])(:[0-9]+)?$` +
+		`|^[a-zA-Z0-9-]+:[0-9]+$`)
+	repoPart = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
+	lastPart = regexp.MustCompile(`^([a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)(:[\w][\w.-]{0,127})?` +
+		`(@sha256:[0-9a-f]{64})?$`)
 	archWords  = []string{"x86_64", "amd64", "aarch64", "arm64", "riscv64", "s390x", "ppc64le"}
 	diskTypes  = []string{"qemu", "applehv", "hyperv", "wsl"}
-	notAHost   = regexp.MustCompile(`^\.|(?i)\.(raw|img|qcow2|inf|ini|exe|dll|txt|so)$`) // what shells and file managers probe for
-	maxNesting = 16
+	maxNesting = 16 // path elements
+
+	// Shells and file managers look for such names in every folder; no registry is to be asked for them.
+	notAHost = regexp.MustCompile(`^\.|(?i)\.(raw|img|qcow2|inf|ini|exe|dll|txt|so)$`)
 )
 
-// find tells what a path in the mount is: a disk (ok and a target), a folder, or nothing.
+// find classifies a path in the mount by its form alone: a disk, whose target it returns; a folder;
+// or neither.
 func (n *names) find(path string) (t target, isDisk, isDir bool) {
 	if t, ok := n.fixed[path]; ok {
 		return t, true, false
@@ -122,7 +130,9 @@ func (n *names) find(path string) (t target, isDisk, isDir bool) {
 	return target{}, false, repoPart.MatchString(parts[last])
 }
 
-// onDemand parses the last part of a reference's path: repository, tag or digest, then architecture and disktype, each behind a dot.
+// onDemand parses the last element of a reference's path without its suffix: repository, tag or
+// digest, then architecture and disk type in any order, each after a dot. dir is the path up to the
+// element, with a slash at its end.
 func (n *names) onDemand(dir, name string) (target, bool) {
 	sel := n.sel
 	for range 2 {

@@ -49,6 +49,7 @@ func TestNamesInTheMount(t *testing.T) {
 	} {
 		got, disk, dir := n.find(c.path)
 		want := target{ref: c.ref, sel: blobfetch.Select{Arch: c.arch, DiskType: c.kind}}
+		_, want.listed = n.fixed[c.path]
 		if disk != c.disk || dir != c.dir || disk && got != want {
 			t.Errorf("%s: disk %v, folder %v, %+v; want %v, %v, %+v", c.path, disk, dir, got, c.disk, c.dir, want)
 		}

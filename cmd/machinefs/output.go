@@ -13,15 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An output is the file that materialize makes. It has no name until it is whole, so that a break leaves nothing half behind. Zeros are not
-// written: they stay holes. WriteAt may be called in parallel.
+// An output is a file that is being made, such as the copy of materialize. It has no name until
+// commit, so that a killed process leaves no half of a file. Zeros are not written: they stay
+// holes. WriteAt may be called in parallel.
 type output struct {
 	f    *os.File
 	path string
-	tmp  string // its name until it is whole, where the file system has no files without one
+	tmp  string // its name until commit, on file systems without O_TMPFILE; else empty
 }
 
-// checkOutput refuses a path that no file can be made at, before anything is fetched for it.
+// checkOutput refuses a path at which no file can be made. It is called before anything is fetched.
 func checkOutput(path string) error {
 	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
 		return local(fmt.Errorf("create %s: it is a %s, want a file or a new name", path, kindOf(st.Mode())))
@@ -33,6 +34,7 @@ func checkOutput(path string) error {
 	return nil
 }
 
+// createOutput creates an output of size bytes for path.
 func createOutput(path string, size int64) (*output, error) {
 	dir := filepath.Dir(path)
 	o := &output{path: path}
@@ -46,7 +48,7 @@ func createOutput(path string, size int64) (*output, error) {
 		if o.f, err = os.OpenFile(o.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 			return nil, local(fmt.Errorf("create %s: %w", path, err))
 		}
-		unix.Flock(int(o.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // so that no sweep takes it for a dead process's
+		unix.Flock(int(o.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a sweep removes files that are not locked
 	}
 	if err := o.f.Truncate(size); err != nil {
 		o.discard()
@@ -55,11 +57,12 @@ func createOutput(path string, size int64) (*output, error) {
 	return o, nil
 }
 
+// partial returns this process's temporary name for path.
 func partial(path string) string {
 	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.part", filepath.Base(path), os.Getpid()))
 }
 
-// escapeGlob makes a name a pattern that matches it alone.
+// escapeGlob returns the pattern that matches name and nothing else.
 func escapeGlob(name string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(name)
 }
@@ -76,12 +79,12 @@ func kindOf(m fs.FileMode) string {
 
 const (
 	holePage = 4 << 10
-	minHole  = 32 << 10 // shorter runs of zeros are written: a hole costs an extent
+	minHole  = 32 << 10 // bytes; fewer zeros in a row are written, because a hole costs an extent
 )
 
 var zeroPage [holePage]byte
 
-// WriteAt writes p at off, all of it or an error, but leaves out long runs of zeros.
+// WriteAt writes p at off, or fails. It leaves out minHole zeros in a row or more.
 func (o *output) WriteAt(p []byte, off int64) error {
 	for len(p) > 0 {
 		data := dataLen(p)
@@ -96,7 +99,7 @@ func (o *output) WriteAt(p []byte, off int64) error {
 	return nil
 }
 
-// ReadAt reads what was written.
+// ReadAt fills p with bytes from off, or fails. Bytes never written read as zeros.
 func (o *output) ReadAt(_ context.Context, p []byte, off int64) error {
 	if _, err := o.f.ReadAt(p, off); err != nil {
 		return local(fmt.Errorf("read %s: %w", o.path, err))
@@ -104,21 +107,21 @@ func (o *output) ReadAt(_ context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// dataLen returns where the first run of zeros that is worth a hole begins in p.
+// dataLen returns the number of bytes in p before the first minHole zeros in a row.
 func dataLen(p []byte) int {
-	run := 0
+	zeros := 0
 	for i := 0; i < len(p); i += holePage {
 		page := p[i:min(i+holePage, len(p))]
 		if !bytes.Equal(page, zeroPage[:len(page)]) {
-			run = 0
-		} else if run += len(page); run >= minHole {
-			return i + len(page) - run
+			zeros = 0
+		} else if zeros += len(page); zeros >= minHole {
+			return i + len(page) - zeros
 		}
 	}
 	return len(p)
 }
 
-// zeroLen returns how many zeros p begins with, in whole pages.
+// zeroLen returns the number of zeros at the front of p, in whole pages.
 func zeroLen(p []byte) int {
 	for i := 0; i < len(p); i += holePage {
 		page := p[i:min(i+holePage, len(p))]
@@ -129,10 +132,10 @@ func zeroLen(p []byte) int {
 	return len(p)
 }
 
-// name is a path of the file, which may have no name yet, for this process.
+// name returns a path by which this process can open the file, also while it has no name.
 func (o *output) name() string { return fmt.Sprintf("/proc/self/fd/%d", o.f.Fd()) }
 
-// commit gives the file its name. A file that has the name already is replaced.
+// commit gives the file its name, replaces an older file of that name, and closes the file.
 func (o *output) commit() error {
 	if o.tmp == "" {
 		link := func(name string) error {
@@ -156,7 +159,7 @@ func (o *output) commit() error {
 	return local(o.f.Close())
 }
 
-// discard drops the file, unless it was committed.
+// discard removes the file, unless it was committed.
 func (o *output) discard() {
 	o.f.Close()
 	if o.tmp != "" {

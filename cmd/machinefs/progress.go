@@ -12,13 +12,14 @@ import (
 	"golang.org/x/term"
 )
 
-// A progress shows how far long work has come: a line that is drawn again on a terminal, a log line now and then elsewhere.
+// A progress shows how far long work has come: on a terminal as a bar, redrawn in place; elsewhere
+// as a log line now and then.
 type progress struct {
 	out   io.Writer
-	log   *slog.Logger // used when out is no terminal
-	width func() int   // nil: no terminal
-	what  string
-	total int64
+	log   *slog.Logger // used if out is no terminal
+	width func() int   // columns of the terminal; nil: out is no terminal
+	title string       // of the log lines
+	total int64        // bytes
 	now   func() (done, fetched int64)
 	begin time.Time
 
@@ -31,9 +32,15 @@ const (
 	logEvery  = 10 * time.Second
 )
 
-// startProgress shows now's numbers against total until finish. quiet shows nothing.
-func startProgress(what string, total int64, quiet bool, log *slog.Logger, now func() (done, fetched int64)) *progress {
-	p := &progress{out: os.Stderr, log: log, what: what, total: total, now: now, begin: time.Now(), stop: make(chan struct{})}
+// startProgress shows the bytes done, of total, and the bytes fetched, as now returns them, until
+// finish is called. quiet shows nothing.
+func startProgress(
+	title string, total int64, quiet bool, log *slog.Logger, now func() (done, fetched int64),
+) *progress {
+	p := &progress{
+		out: os.Stderr, log: log, title: title, total: total, now: now,
+		begin: time.Now(), stop: make(chan struct{}),
+	}
 	every := logEvery
 	if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) {
 		every = drawEvery
@@ -65,29 +72,32 @@ func startProgress(what string, total int64, quiet bool, log *slog.Logger, now f
 func (p *progress) show() {
 	done, fetched := p.now()
 	if p.width == nil {
-		p.log.Info(p.what, "done", human(done), "of", human(p.total), "fetched", human(fetched), "left", p.left(done))
+		p.log.Info(p.title, "done", human(done), "of", human(p.total), "fetched", human(fetched), "left", p.left(done))
 		return
 	}
 	fmt.Fprintf(p.out, "\r%s\x1b[K", p.line(done, fetched, p.width()))
 }
 
-// line is the bar, at most width-1 columns wide.
+// line returns the bar, at most width-1 columns wide.
 func (p *progress) line(done, fetched int64, width int) string {
 	share := 1.0
 	if p.total > 0 {
 		share = min(1, float64(done)/float64(p.total))
 	}
 	elapsed := max(time.Since(p.begin).Seconds(), 0.001)
-	text := fmt.Sprintf(" %3.0f%%  %s of %s  fetched %s  %s/s  %s left", share*100, human(done), human(p.total), human(fetched), human(int64(float64(done)/elapsed)), p.left(done))
+	rate := human(int64(float64(done) / elapsed))
+	text := fmt.Sprintf(" %3.0f%%  %s of %s  fetched %s  %s/s  %s left",
+		share*100, human(done), human(p.total), human(fetched), rate, p.left(done))
 	room := min(width-1-len(text)-3, 40)
 	if room < 5 {
-		return strings.TrimSpace(text)[:min(len(strings.TrimSpace(text)), width-1)]
+		text = strings.TrimSpace(text)
+		return text[:min(len(text), width-1)]
 	}
 	full := int(share * float64(room))
 	return "[" + strings.Repeat("#", full) + strings.Repeat("-", room-full) + "]" + text
 }
 
-// left guesses the time that is left from the mean rate so far.
+// left estimates the remaining time from the mean rate so far.
 func (p *progress) left(done int64) string {
 	if done <= 0 {
 		return "?"
@@ -96,7 +106,7 @@ func (p *progress) left(done int64) string {
 	return t.Round(time.Second).String()
 }
 
-// finish ends the showing; on a terminal the line is wiped.
+// finish stops the progress, and wipes the bar from a terminal.
 func (p *progress) finish() {
 	close(p.stop)
 	p.done.Wait()

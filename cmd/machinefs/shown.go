@@ -112,8 +112,8 @@ func (im *shown) check() {
 // Close ends the check of the cached file, and closes the image.
 func (im *shown) Close() error {
 	im.tree.forget(im)
-	im.end()
-	im.checkMu.Lock() // no check begins any more
+	im.checkMu.Lock()
+	im.end() // no check begins any more
 	im.checkMu.Unlock()
 	im.checks.Wait()
 	return im.image.Close()

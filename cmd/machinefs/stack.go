@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strconv"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
@@ -74,7 +75,6 @@ type stack struct {
 	records  *cache.Entry // of the blob: its bytes read at opening, and the spans learned; they outlive the decoded bytes
 	blobFile *cache.File  // the blob's own bytes, as far as they are kept
 	voucher  *voucher.Voucher
-	known    bool // the voucher goes on with an earlier run's
 
 	layers []layer
 	kept   []keptLayer // streams and their decoded bytes, outermost first
@@ -165,11 +165,6 @@ func (s *stack) build(ctx context.Context) (err error) {
 	} else if err != nil {
 		return err
 	}
-	if !s.known {
-		if err := s.voucher.Begun(); err != nil {
-			return err
-		}
-	}
 	return s.confirmSize(ctx)
 }
 
@@ -192,17 +187,19 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 			return sum
 		}
 	}
-	if s.voucher, s.known, err = voucher.New(c); err != nil {
+	known := false
+	if s.voucher, known, err = voucher.New(c); err != nil {
 		return local(err)
 	}
+	s.closers = append(s.closers, s.voucher)
 	src := &tap{Source: &blobSpans{voucher: s.voucher}}
 	if s.blobFile, err = s.records.File(src); err != nil {
-		s.voucher.Close()
 		return local(err)
 	}
-	s.spans = src
-	s.closers = append(s.closers, s.blobFile, s.voucher)
-	return local(s.voucher.Attach(s.blobFile))
+	if err := s.voucher.Attach(s.blobFile); err != nil || known {
+		return local(err)
+	}
+	return local(s.voucher.Begun()) // what was decoded before is forgotten layer by layer: see bind
 }
 
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
@@ -243,10 +240,8 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, f)
-	if !s.known {
-		if err := errors.Join(st.Forget(), f.Forget()); err != nil {
-			return nil, local(err)
-		}
+	if err := s.bind(e, func() error { return errors.Join(st.Forget(), f.Forget()) }); err != nil {
+		return nil, err
 	}
 	s.kept = append(s.kept, keptLayer{st, f})
 	s.spans, s.file = src, f
@@ -255,6 +250,24 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return glance(ctx, st)
 	}
 	return f, s.measure(ctx, st, f)
+}
+
+// generationRecord names the hash chain that speaks of an entry's bytes.
+const generationRecord = "generation"
+
+// bind calls forget if the bytes of an entry were kept before the hash chain that there is now: nothing says that they
+// are those that the hash has seen, or is about to see.
+func (s *stack) bind(e *cache.Entry, forget func() error) error {
+	return local(s.voucher.Bind(func(generation uint64) error {
+		now := strconv.FormatUint(generation, 16)
+		if have, err := e.Record(generationRecord); err == nil && string(have) == now {
+			return nil
+		}
+		if err := forget(); err != nil {
+			return err
+		}
+		return e.SetRecord(generationRecord, []byte(now))
+	}))
 }
 
 // outer returns the outermost stream; nil if the blob is not compressed.
@@ -277,11 +290,11 @@ func (s *stack) Close() error {
 
 // forget drops everything that was kept or learned of the blob, in all processes.
 func (s *stack) forget() error {
-	errs := []error{s.voucher.Forget()} // first: from now on nothing is decoded from its bytes
+	errs := []error{s.voucher.Forget()} // nothing decoded from its bytes is kept any more
 	for _, k := range s.kept {
 		errs = append(errs, k.stream.Forget(), k.file.Forget())
 	}
-	return errors.Join(append(errs, s.records.RemoveRecord(proofRecord))...)
+	return errors.Join(append(errs, s.records.RemoveRecord(proofRecord), s.records.RemoveRecord(verifiedRecord))...)
 }
 
 // format returns the names of the layers, outermost first: gzip > tar > xz > qcow2.

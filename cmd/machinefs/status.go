@@ -14,25 +14,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A status is what the process that serves a mount tells of one image, in the attribute user.machinefs.status.
+// A status describes one image of a mount. The process that serves the mount gives it in the
+// extended attribute user.machinefs.status.
 type status struct {
-	Name      string `json:"name,omitempty"` // path of the file; filled in by who asks
+	Name      string `json:"name,omitempty"` // path of the file, in the attribute below the mount
 	Reference string `json:"reference"`
 	Digest    string `json:"digest,omitempty"`
-	State     string `json:"state"`              // stateReady, or what is going on, or why it is not available
+	State     string `json:"state"`              // one of the states below, or why the image is not available
 	Verified  string `json:"verified,omitempty"` // "unverified", "verified at TIME", "condemned: CAUSE", "no digest"
 	Format    string `json:"format"`
 	Size      int64  `json:"size"`     // of the disk, bytes
-	Local     int64  `json:"local"`    // bytes of the image file that are kept here
-	Complete  bool   `json:"complete"` // all of it is
-	Blob      int64  `json:"blob"`     // size of what is fetched from, bytes
-	Fetched   int64  `json:"fetched"`  // bytes fetched by this process
+	Local     int64  `json:"local"`    // bytes of the image file in the cache
+	Complete  bool   `json:"complete"` // the whole image file is in the cache
+	Blob      int64  `json:"blob"`     // size of the blob, bytes
+	Fetched   int64  `json:"fetched"`  // bytes of the blob fetched since the image was opened
 	Requests  int64  `json:"requests"`
 	Retries   int64  `json:"retries"`
 	Errors    int64  `json:"errors"`
 	Hits      int64  `json:"hits"`    // reads answered from the cache
-	Misses    int64  `json:"misses"`  // reads that had to wait
-	Damaged   int64  `json:"damaged"` // kept pages that were found damaged, and fetched again
+	Misses    int64  `json:"misses"`  // reads that waited for a fetch
+	Damaged   int64  `json:"damaged"` // pages of the cache found damaged, and fetched again
 }
 
 // The states of an image.
@@ -46,8 +47,19 @@ func newStatus(f *flags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status [DIR]",
-		Short: "Tell, for each image of the mounts, what is local and what was fetched",
-		Args:  usage(cobra.MaximumNArgs(1)),
+		Short: "Show the open images of mounts: bytes local and fetched, whether verified",
+		Long: `Show the images that are open, of the mount at DIR or of all mounts.
+
+  LOCAL      bytes of the image in the cache
+  FETCHED    bytes fetched since the image was opened; OF is the size of the compressed image
+  HITS       reads answered from the cache; MISSES waited for a fetch
+  VERIFIED   yes      every byte was compared with the image's digest
+             not yet  the digest needs every byte; those read passed the format's checks, if it has any
+             WRONG    the bytes do not have the digest: reads fail
+             -        the source gives no digest`,
+		Example: `  machinefs status
+  machinefs status /mnt/images --json`,
+		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all := len(args) == 0
 			if all {
@@ -59,7 +71,7 @@ func newStatus(f *flags) *cobra.Command {
 			var list []status
 			for _, dir := range args {
 				got, err := statusOf(dir)
-				if err != nil && all { // one whose process has died says nothing about the others
+				if err != nil && all { // the process of one mount may have died: the others are shown
 					got, err = []status{{Name: dir, State: "not available: " + err.Error()}}, nil
 				}
 				if err != nil {
@@ -77,7 +89,8 @@ func newStatus(f *flags) *cobra.Command {
 	return cmd
 }
 
-// statusOf asks the process that serves the mount at dir for the status of every image that somebody has touched. Nothing is touched by asking.
+// statusOf asks the process that serves the mount at dir for the status of its images. No image is
+// opened for it.
 func statusOf(dir string) (list []status, err error) {
 	fail := &fs.MountError{Op: "read status of", Dir: dir}
 	buf := make([]byte, 64<<10)
@@ -108,12 +121,14 @@ func printStatus(w io.Writer, list []status) error {
 			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob), s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n",
+			s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob),
+			s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
 	}
 	return t.Flush()
 }
 
-// verifiedWord shortens what is known of the digest to a word.
+// verifiedWord shortens status.Verified to a word for the table.
 func verifiedWord(text string) string {
 	word, _, _ := strings.Cut(text, " ")
 	switch word {

@@ -10,10 +10,12 @@ func newUnmount() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "unmount DIR",
 		Aliases: []string{"umount"},
-		Short:   "Unmount DIR; the process that serves it ends",
-		Args:    usage(cobra.ExactArgs(1)),
-		RunE:    func(_ *cobra.Command, args []string) error { return fs.Unmount(args[0], lazy) },
+		Short:   "Unmount DIR, and end the process that serves it",
+		Example: `  machinefs unmount /mnt/images
+  machinefs unmount --lazy /mnt/images`,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(_ *cobra.Command, args []string) error { return fs.Unmount(args[0], lazy) },
 	}
-	cmd.Flags().BoolVar(&lazy, "lazy", false, "detach a mount that is in use: it lives on until the last file is closed")
+	cmd.Flags().BoolVar(&lazy, "lazy", false, "detach a mount that is in use; its open files work until they are closed")
 	return cmd
 }

@@ -126,7 +126,9 @@ func (w *Walk) piece(pos, end int64) (p *piece, passed int64, ended bool, err er
 	if n > 0 {
 		begun := time.Now()
 		p.n, p.pt, err = w.decoder.Next(w.buf[:w.at+int(n)], w.at)
-		w.rate = int64(float64(p.n) / max(time.Since(begun).Seconds(), 1e-3))
+		// Bytes that had been fetched ahead come fast: the rate at most doubles from one piece to the next.
+		rate := float64(p.n) / max(time.Since(begun).Seconds(), 1e-3) * pieceTime.Seconds()
+		w.rate = min(int64(rate), 2*int64(p.n))
 		if err != nil && err != io.EOF {
 			return p, 0, false, shift(err, w.part.In)
 		}

@@ -14,9 +14,12 @@ const (
 	lastChunk  = 4 << 20   // bytes of its later ranges, once it goes on
 	maxAhead   = 4         // ranges under way at once
 
-	// A range is to take no longer than this: when the walk is broken off, the ranges under way are
-	// lost.
-	rangeTime = 500 * time.Millisecond
+	// A range is to take no longer than this, and all that are under way twice as long: when the walk
+	// is broken off, they are lost.
+	rangeTime = 250 * time.Millisecond
+
+	// A piece is to take no longer than this, for the same reason.
+	pieceTime = 500 * time.Millisecond
 )
 
 // A chunkReader reads a blob in order from an offset on, in ranges that grow while it is read, with
@@ -32,11 +35,11 @@ type chunkReader struct {
 
 	size    int64    // of the next range
 	largest int64    // that a range becomes
-	ahead   int      // ranges wanted under way
 	queue   []*chunk // not read yet
 	cur     []byte   // rest of the chunk being read
 
 	mu   sync.Mutex
+	pace pace     // of the source
 	next int64    // where the next range starts
 	held []*chunk // read, and not told of to the end
 	told int64    // up to where the Witness was told
@@ -46,14 +49,39 @@ type chunk struct {
 	off  int64
 	buf  []byte
 	err  error
-	took time.Duration
 	done chan struct{}
+}
+
+// A pace is how fast ranges arrive, all of those under way together.
+type pace struct {
+	begun    time.Time // when the first of the last ranges was asked for
+	arrived  int64     // bytes since then
+	arrivals int
+}
+
+// within returns how many bytes arrive in a time; 0 if that is not known yet.
+func (p *pace) within(d time.Duration) int64 {
+	if p.arrivals == 0 {
+		return 0
+	}
+	return int64(float64(p.arrived) * float64(d) / float64(max(time.Since(p.begun), time.Microsecond)))
+}
+
+// add takes in an arrival. Old ones count half, so that the pace follows the source.
+func (p *pace) add(n int64) {
+	const half = 8
+	if p.arrived += n; p.arrivals < half {
+		p.arrivals++
+		return
+	}
+	p.arrivals, p.arrived = half/2, p.arrived/2
+	p.begun = p.begun.Add(time.Since(p.begun) / 2)
 }
 
 func newChunkReader(b codec.Blob, off, end, fresh, largest int64) *chunkReader {
 	life, cancel := context.WithCancel(context.Background())
 	return &chunkReader{
-		blob: b, fresh: fresh, next: off, told: off, end: end, size: firstChunk, largest: largest, ahead: 1,
+		blob: b, fresh: fresh, next: off, told: off, end: end, size: firstChunk, largest: largest,
 		life: life, cancel: cancel,
 	}
 }
@@ -70,11 +98,6 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 			return 0, first.err
 		}
 		r.queue, r.cur = r.queue[1:], first.buf
-		r.ahead = min(r.ahead+1, maxAhead)
-		within := float64(len(first.buf)) * float64(rangeTime) / float64(max(first.took, 1))
-		if within < float64(r.size) {
-			r.size = max(int64(within), min(firstChunk, r.largest))
-		}
 		r.mu.Lock()
 		r.held = append(r.held, first)
 		r.mu.Unlock()
@@ -84,26 +107,44 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fetch keeps r.ahead ranges under way.
+// fetch keeps ranges under way: one until the source's pace is known, then as many as fill it.
 func (r *chunkReader) fetch() {
-	for len(r.queue) < r.ahead && r.next < r.end {
+	under := int64(0)
+	for _, c := range r.queue {
+		under += int64(len(c.buf))
+	}
+	r.mu.Lock()
+	if len(r.queue) == 0 { // nothing was under way: the time that passed tells nothing of the source
+		if w := r.pace.within(rangeTime); w > 0 {
+			r.pace = pace{begun: time.Now().Add(-rangeTime), arrived: w, arrivals: 1}
+		} else {
+			r.pace.begun = time.Now()
+		}
+	}
+	within := r.pace.within(rangeTime)
+	r.mu.Unlock()
+	if within > 0 {
+		r.size = min(max(within, firstChunk), 2*r.size, r.largest)
+	}
+	for len(r.queue) < maxAhead && r.next < r.end && (under == 0 || under+r.size <= max(2*within, 2*firstChunk) && within > 0) {
 		n := min(r.size, r.end-r.next)
 		p := &chunk{off: r.next, buf: make([]byte, n), done: make(chan struct{})}
 		go func() {
-			begun := time.Now()
 			if p.off < r.fresh {
 				p.err = Reread(r.life, r.blob, p.buf, p.off)
 			} else {
 				p.err = r.blob.ReadAt(r.life, p.buf, p.off)
 			}
-			p.took = time.Since(begun)
+			r.mu.Lock()
+			r.pace.add(n)
+			r.mu.Unlock()
 			close(p.done)
 		}()
 		r.queue = append(r.queue, p)
 		r.mu.Lock()
 		r.next += n
 		r.mu.Unlock()
-		r.size = min(r.size*2, r.largest)
+		under += n
 	}
 }
 

@@ -17,9 +17,9 @@ const (
 	spanPieces   = 128
 	windowPieces = 32
 
-	lookahead = 2               // pieces behind the last possible end of a span are looked at: this part of the grid
-	shortest  = 16              // a span is this part of the grid at the least
-	patience  = 2 * time.Second // in a compact walk a span is learned that often
+	lookahead = 2           // pieces behind the last possible end of a span are looked at: this part of the grid
+	shortest  = 16          // a span is this part of the grid at the least
+	patience  = time.Second // in a compact walk a span is learned that often
 )
 
 // A piece is decoded by a walk in one go. It becomes a span, unless spans are to be small to

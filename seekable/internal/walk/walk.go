@@ -32,7 +32,7 @@ type Walk struct {
 	buf     []byte // output history, then room for pieces
 	at      int    // end of the history in buf
 	pos     int64  // the same in the stream
-	rate    int64  // bytes that were decoded in the last second
+	rate    int64  // bytes that were decoded in the last pieceTime
 	fresh   int64  // after an error: up to this compressed byte all is read past anything kept
 	hold    *Hold
 

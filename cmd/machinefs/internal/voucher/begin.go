@@ -12,7 +12,7 @@ import (
 // is kept of the blob: then the caller forgets everything decoded from it, and calls Begun when it
 // has.
 func New(c Config) (v *Voucher, known bool, err error) {
-	v = &Voucher{blob: c.Blob, size: c.Blob.Size(), digest: c.Digest, fresh: c.Hash, near: c.Near, nearAt: SettleGap}
+	v = &Voucher{blob: c.Blob, size: c.Blob.Size(), digest: c.Digest, fresh: c.Hash, near: c.Near}
 	v.opening.on = true
 	if v.digest == "" {
 		return v, true, nil
@@ -84,6 +84,20 @@ func (v *Voucher) Begun() error {
 	t := v.tip
 	t.begun = true
 	return v.save(t)
+}
+
+// Bind calls f with a number that names this chain since it last began anew, while no other process
+// does the same. Bytes that were kept under another number are not those that the hash speaks of.
+// It does nothing without a digest.
+func (v *Voucher) Bind(f func(generation uint64) error) error {
+	if v.digest == "" {
+		return nil
+	}
+	if err := v.enter(); err != nil {
+		return err
+	}
+	defer v.leave()
+	return f(v.tip.gen)
 }
 
 // Forget begins anew, with an empty store. It makes the vouchers of other processes, and this one,

@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
 )
 
 // again fetches bytes of which those before the tip were hashed, and compares these with the chain.
 // It asks the source once more if it sent others.
 func (v *Voucher) again(ctx context.Context, p []byte, off int64, tip state) error {
-	err := v.againOnce(ctx, p, off, tip)
+	leave, err := v.recent.enter(ctx, off/linkLen*linkLen, v.chain.linkEnd((off+int64(len(p))-1)/linkLen))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	err = v.againOnce(ctx, p, off, tip)
 	if _, wrong := errors.AsType[*MismatchError](err); wrong {
 		v.recent.clear()
 		err = v.againOnce(ctx, p, off, tip)
@@ -189,34 +193,4 @@ func (v *Voucher) confirmLink(ctx context.Context, p []byte, off, k int64, tip s
 		}
 	}
 	return bytes.Equal(buf, p), nil
-}
-
-// links remembers the last link that was compared: a reader that goes on in order wants it next.
-type links struct {
-	mu  sync.Mutex
-	off int64
-	buf []byte
-}
-
-// read fills the front of p, and returns how many bytes.
-func (l *links) read(p []byte, off int64) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if off < l.off || off >= l.off+int64(len(l.buf)) {
-		return 0
-	}
-	return copy(p, l.buf[off-l.off:])
-}
-
-// add remembers the link p.
-func (l *links) add(p []byte, off int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.off, l.buf = off, append(l.buf[:0], p...)
-}
-
-func (l *links) clear() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = l.buf[:0]
 }

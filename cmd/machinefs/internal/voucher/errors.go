@@ -19,7 +19,7 @@ func (e *MismatchError) Error() string {
 		return fmt.Sprintf("verify blob %s: the source sent other bytes at %d than the first time; %s",
 			e.Digest, e.Off, cause)
 	}
-	return fmt.Sprintf("verify blob %s: its bytes have the digest %s; %s", e.Digest, e.Got, cause)
+	return fmt.Sprintf("verify blob: its bytes have the digest %s, want %s; %s", e.Got, e.Digest, cause)
 }
 
 // An IncompleteError says why the digest cannot be compared yet.

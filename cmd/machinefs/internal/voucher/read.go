@@ -95,7 +95,7 @@ func (v *Voucher) fetch(ctx context.Context, p []byte, off int64) error {
 // it has been hashed, and only whole links can be compared, or the store is the image file.
 func (v *Voucher) Link(off int64) (start, end int64, whole bool) {
 	start = off / linkLen * linkLen
-	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && start < v.pos.Load()
+	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && off < v.pos.Load()
 }
 
 // Opening says whether the image is being opened. self says that nothing was peeled off that

@@ -25,11 +25,8 @@ func (v *Voucher) enter() error {
 
 func (v *Voucher) leave() {
 	v.chain.unlock()
-	if m := v.missing(); v.near != nil && !v.closed && !v.tip.lossy && m <= v.nearAt {
-		if v.nearAt = m / 2; m == 0 {
-			v.nearAt = -1
-		}
-		v.wg.Go(v.near)
+	if v.near != nil && !v.closed && !v.tip.lossy && v.missing() <= SettleGap {
+		v.wg.Go(v.near) // each byte may be the last
 	}
 	v.mu.Unlock()
 }

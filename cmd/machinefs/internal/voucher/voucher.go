@@ -46,7 +46,7 @@ type Voucher struct {
 	near   func() // may be nil
 	pos    atomic.Int64
 	self   atomic.Bool // the store is the image file: nothing is dropped
-	recent links
+	recent recent
 	spare  spares
 
 	// mu is held for all that follows, and before the chain's lock.
@@ -59,7 +59,6 @@ type Voucher struct {
 	born     bool  // Attach has to begin the chain anew
 	draining bool
 	closed   bool
-	nearAt   int64 // near is called when no more bytes are missing than this
 	wg       sync.WaitGroup
 
 	opening struct {
