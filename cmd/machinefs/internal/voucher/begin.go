@@ -39,7 +39,7 @@ func (v *Voucher) takeOver() (known bool, err error) {
 	defer v.chain.unlock()
 	tip, ok := v.chain.tip()
 	if ok {
-		ok = v.adopt(tip) == nil && (tip.clean || tip.boot == bootID() && tip.boot != 0 || v.verified() == nil)
+		ok = v.adopt(tip) == nil && v.believable()
 	}
 	// A chain that was not begun yet is begun by the one that opened it, as long as that one lives.
 	if ok && (tip.begun || !v.chain.claim()) {
@@ -51,6 +51,14 @@ func (v *Voucher) takeOver() (known bool, err error) {
 		err = v.begin()
 	}
 	return false, err
+}
+
+// believable reports whether a chain of an earlier run is worth going on with: it is of this boot or
+// was closed in order, or the blob is verified; and the digest was not found to differ.
+func (v *Voucher) believable() bool {
+	err := v.verified()
+	_, wrong := errors.AsType[*MismatchError](err)
+	return err == nil || !wrong && (v.tip.clean || v.tip.boot == bootID() && v.tip.boot != 0)
 }
 
 // Attach gives the voucher its store. It comes before the first read.

@@ -88,7 +88,7 @@ func TestADamagedChain(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			defer v.Close()
+			defer kill(v)
 			if v.Verified() {
 				t.Fatalf("%s: verified at once", name)
 			}

@@ -64,6 +64,23 @@ func TestAFirstPassFetchesTheBlobOnce(t *testing.T) {
 	}
 }
 
+// A reader of all takes the long runs that are kept from the store, wherever they are.
+func TestRunsThatAreKeptAreNotFetched(t *testing.T) {
+	data := bytesOf(testRand(t), 6*linkLen+100)
+	size := int64(len(data))
+	bothStores(t, data, func(t *testing.T, b *bench) {
+		v := b.open(false)
+		for _, k := range [][2]int64{{linkLen, 2*linkLen + 4096}, {4 * linkLen, 5 * linkLen}, {size - 50, size}} {
+			b.mustUse(v, k[0], k[1])
+		}
+		b.mustUse(v, 0, size)
+		b.mustSettle(v, 0)
+		if b.src.fetched != size {
+			t.Errorf("%d bytes fetched, want %d", b.src.fetched, size)
+		}
+	})
+}
+
 // Blobs of no bytes, of less than a link, of whole links, and hashes with longer states.
 func TestSizesAndHashes(t *testing.T) {
 	r := testRand(t)

@@ -31,27 +31,51 @@ func (v *Voucher) ReadSpan(ctx context.Context, p []byte, off int64) error {
 // Reread is ReadAt past the store: for bytes that came from there and did not decode.
 func (v *Voucher) Reread(ctx context.Context, p []byte, off int64) error { return v.fetch(ctx, p, off) }
 
-// read fetches what the store does not have at either end of p.
+// read takes from the store the bytes at both ends of p that it has, and long runs in between, and
+// fetches the others.
 func (v *Voucher) read(ctx context.Context, p []byte, off int64) error {
 	if v.store == nil {
 		return v.fetch(ctx, p, off)
 	}
-	n := v.store.ReadKept(p, off)
-	off, p = off+int64(n), p[n:]
-	if len(p) == 0 {
-		return nil
+	for {
+		n := v.store.ReadKept(p, off)
+		if p, off = p[n:], off+int64(n); len(p) == 0 {
+			return nil
+		}
+		n = v.missingRun(p, off)
+		if err := v.fetch(ctx, p[:n], off); err != nil {
+			return err
+		}
+		if p, off = p[n:], off+int64(n); len(p) == 0 {
+			return nil
+		}
 	}
+}
+
+// missingRun returns how many bytes of p, whose first one is not kept, are fetched in one range: up
+// to the next long run that is kept, or to one at the end of p.
+func (v *Voucher) missingRun(p []byte, off int64) int {
+	const long = 64 << 10 // bytes that are worth a request
 	end := off + int64(len(p))
+	for at := off; at < end; {
+		run, present := v.store.Present(at)
+		if run <= 0 {
+			break
+		}
+		if present && at > off && (run >= long || at+run >= end) {
+			return int(at - off)
+		}
+		at += run
+	}
+	// The start or the end of a page that is not whole may be kept.
 	last := max(off, (end-1)/pageLen*pageLen)
-	if n := v.store.ReadKept(p[last-off:], last); n == 0 {
+	if v.store.ReadKept(p[last-off:], last) == 0 {
 		last = v.nextKept(last, end)
-	} else if n < int(end-last) {
-		last = end
 	}
 	if n := int(end - last); n > 0 && v.store.ReadKept(p[last-off:], last) == n {
-		p = p[:last-off]
+		return int(last - off)
 	}
-	return v.fetch(ctx, p, off)
+	return len(p)
 }
 
 // fetch reads from the blob itself, and compares with the chain what was hashed before.
