@@ -196,6 +196,7 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 	if s.blobFile, err = s.records.File(src); err != nil {
 		return local(err)
 	}
+	s.spans = src
 	if err := s.voucher.Attach(s.blobFile); err != nil || known {
 		return local(err)
 	}
