@@ -53,8 +53,8 @@ func (v *Voucher) takeOver() (known bool, err error) {
 	return false, err
 }
 
-// believable reports whether a chain of an earlier run is worth going on with: it is of this boot or
-// was closed in order, or the blob is verified; and the digest was not found to differ.
+// believable reports whether a chain of an earlier run is worth going on with: it is of this boot
+// or was closed in order, or the blob is verified; and the digest was not found to differ.
 func (v *Voucher) believable() bool {
 	err := v.verified()
 	_, wrong := errors.AsType[*MismatchError](err)

@@ -1,7 +1,7 @@
 package voucher
 
-// drain begins to hash what the store has at the tip, so that no reader pays for the work others left.
-// The lock is held.
+// drain begins to hash what the store has at the tip, so that no reader pays for the work others
+// left. The lock is held.
 func (v *Voucher) drain() {
 	if v.draining || v.closed || v.tip.ahead == 0 || v.tip.pos == v.size ||
 		v.store.ReadKept(make([]byte, 1), v.tip.pos) == 0 {
