@@ -216,6 +216,8 @@ func (im *image) remedy(s *stack, err error) bool {
 	im.heals++
 	const text = "wrong bytes were kept: all that was not proved is forgotten and fetched once more"
 	switch {
+	case isLossy(err):
+		log.Info("the digest can be compared only if all is fetched anew", "cause", err)
 	case s.disk == nil:
 		log.Debug(text, "cause", err)
 	case s.opening.copying:

@@ -43,12 +43,14 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 		return err
 	case s.opening.copying && s.host.flags.cacheSize > 0:
 		return &limitError{limit: int64(s.host.flags.cacheSize)}
+	case s.opening.copying:
+		return err
 	}
 	// There is no room for the bytes, but the spans can be learned.
 	if err := walkThrough(ctx, st, progress); err != nil {
 		return err
 	}
-	return errMeasured
+	return fmt.Errorf("%w, and there is no room to note it: %w", errMeasured, err)
 }
 
 // errMeasured says that a stream's size has become known: opening the image again finds it.
