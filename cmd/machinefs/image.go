@@ -200,6 +200,7 @@ func (im *image) remedy(s *stack, err error) bool {
 	case errors.Is(err, os.ErrClosed):
 		return true // the last attempt to build another stack failed
 	case errors.Is(err, voucher.ErrForgotten), errors.Is(err, errMeasured), is[*seekable.SizeError](err):
+		log.Debug("the image is opened again", "cause", err)
 		im.rebuilt++
 		return im.rebuilt <= maxRebuilt
 	case !isWrong(err) && !isLossy(err) || s.voucher.Verified():

@@ -241,7 +241,11 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, f)
-	if err := s.bind(e, func() error { return errors.Join(st.Forget(), f.Forget()) }); err != nil {
+	// The spans learned outlive the decoded bytes: each has a record of its own.
+	if err := s.bind(s.records, fmt.Sprintf("%s-layer%d", generationRecord, len(s.layers)), st.Forget); err != nil {
+		return nil, err
+	}
+	if err := s.bind(e, generationRecord, f.Forget); err != nil {
 		return nil, err
 	}
 	s.kept = append(s.kept, keptLayer{st, f})
@@ -253,21 +257,21 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 	return f, s.measure(ctx, st, f)
 }
 
-// generationRecord names the hash chain that speaks of an entry's bytes.
+// generationRecord names the hash chain that speaks of the bytes, or spans, kept in an entry.
 const generationRecord = "generation"
 
-// bind calls forget if the bytes of an entry were kept before the hash chain that there is now: nothing says that they
-// are those that the hash has seen, or is about to see.
-func (s *stack) bind(e *cache.Entry, forget func() error) error {
+// bind calls forget if the record of an entry names another hash chain than there is now: nothing says then that the
+// bytes are those that the hash has seen, or is about to see.
+func (s *stack) bind(e *cache.Entry, record string, forget func() error) error {
 	return local(s.voucher.Bind(func(generation uint64) error {
 		now := strconv.FormatUint(generation, 16)
-		if have, err := e.Record(generationRecord); err == nil && string(have) == now {
+		if have, err := e.Record(record); err == nil && string(have) == now {
 			return nil
 		}
 		if err := forget(); err != nil {
 			return err
 		}
-		return e.SetRecord(generationRecord, []byte(now))
+		return e.SetRecord(record, []byte(now))
 	}))
 }
 
