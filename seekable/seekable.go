@@ -16,7 +16,7 @@
 //
 // Arrows go down only.
 //
-//   - This package: formats (one row each in formats.go), containers, Stream and Plain.
+//   - This package: formats (one row each in formats.go), containers, and Stream.
 //   - internal/proof: the chain that proves an index from elsewhere.
 //   - internal/walk: walks and the learner, decoding alone, the memory of both.
 //   - internal/ledger: the layout with its lock, journal, index and packed states.

@@ -38,8 +38,8 @@ type flags struct {
 	logLevel string
 }
 
-// register declares the flags in the order of the help: local resources, the choice of an image, the
-// network, indexes, messages.
+// register declares the flags in the order of the help: local resources, the choice of an image,
+// the network, indexes, messages.
 func (f *flags) register(fs *pflag.FlagSet) {
 	f.memory, f.span, f.indexTrust = defaultMemory, seekable.MaxSpan, trustRepository
 	fs.SortFlags = false

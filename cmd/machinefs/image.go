@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
@@ -15,7 +14,8 @@ import (
 	"github.com/machinefs/machinefs/seekable"
 )
 
-// A pin is the disk that a reference resolved to: these bytes and no others, whatever the reference comes to mean.
+// A pin is the disk that a reference resolved to: these bytes and no others, whatever the reference
+// comes to mean.
 type pin struct {
 	image  *blobfetch.Image
 	source blobfetch.Disk
@@ -30,9 +30,9 @@ func (p pin) name() string {
 	return p.image.Reference
 }
 
-// An image is one pinned disk and the stack that it is read through. When the stack turns out to read wrong
-// bytes, the image builds another: without the index that is wrong, or with everything forgotten that was not
-// proved. Mount, copy and inspect read through it.
+// An image is one pinned disk and the stack that it is read through. When the stack turns out to
+// read wrong bytes, the image builds another: without the index that is wrong, or with everything
+// forgotten that was not proved. Mount, copy and inspect read through it.
 type image struct {
 	pin
 	host    *host
@@ -106,7 +106,8 @@ func (im *image) build(ctx context.Context) (*stack, error) {
 	for {
 		s := &stack{pin: im.pin, host: im.host, opening: im.opening}
 		err := s.build(ctx)
-		if outer := s.outer(); outer != nil && (err != nil || s.opening.glance) { // a glance goes no further than the index
+		// A glance goes no further than the index.
+		if outer := s.outer(); outer != nil && (err != nil || s.opening.glance) {
 			if wrong := outer.ProveFront(ctx); wrong != nil {
 				err = wrong
 			}
@@ -122,7 +123,8 @@ func (im *image) build(ctx context.Context) (*stack, error) {
 	}
 }
 
-// use calls f with the stack, and once more with another one if f fails for a reason that has a remedy.
+// use calls f with the stack, and once more with another one if f fails for a reason that has a
+// remedy.
 func (im *image) use(ctx context.Context, f func(s *stack) error) error {
 	for {
 		if err := im.condemned.Load(); err != nil {
@@ -136,7 +138,8 @@ func (im *image) use(ctx context.Context, f func(s *stack) error) error {
 	}
 }
 
-// replace puts another stack in the place of s, whose use failed with err. It is false if that is no remedy.
+// replace puts another stack in the place of s, whose use failed with err. It is false if that is
+// no remedy.
 func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 	if !curable(err) {
 		return false
@@ -157,7 +160,8 @@ func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 		return false
 	}
 	if next.disk != nil && s.disk != nil && next.disk.Size() != s.disk.Size() && !s.opening.copying {
-		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d", im.image.Reference, next.disk.Size(), s.disk.Size()))
+		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d",
+			im.image.Reference, next.disk.Size(), s.disk.Size()))
 	}
 	im.cur.Store(next)
 	if im.opening.near != nil {
@@ -166,7 +170,10 @@ func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 	return true
 }
 
+// maxRebuilt bounds how often a stack is built again without a sign of progress.
 const maxRebuilt = 4
+
+const cannotForget = "wrong bytes cannot be forgotten: remove the cache's folder"
 
 // curable reports errors for which another stack may be a remedy.
 func curable(err error) bool {
@@ -185,8 +192,8 @@ func isLossy(err error) bool {
 	return ok && e.Lossy
 }
 
-// remedy does what may help against err, and reports whether the stack is worth building anew. mu is held,
-// unless the image is being opened.
+// remedy does what may help against err, and reports whether the stack is worth building anew. mu
+// is held, unless the image is being opened.
 func (im *image) remedy(s *stack, err error) bool {
 	log := im.host.log.With("image", im.image.Reference)
 	if bad, ok := errors.AsType[*seekable.IndexError](err); ok {
@@ -210,7 +217,7 @@ func (im *image) remedy(s *stack, err error) bool {
 			im.condemn(err)
 		}
 		if ferr := s.forget(); ferr != nil { // the next one to open the image begins anew
-			log.Error("wrong bytes cannot be forgotten: remove the cache's folder", "cache", im.host.cache.Dir(), "err", ferr)
+			log.Error(cannotForget, "cache", im.host.cache.Dir(), "err", ferr)
 		}
 		return false
 	}
@@ -227,7 +234,7 @@ func (im *image) remedy(s *stack, err error) bool {
 		log.Error(text+"; programs that read the image may have got wrong bytes", "cause", err)
 	}
 	if ferr := s.forget(); ferr != nil {
-		log.Error("wrong bytes cannot be forgotten: remove the cache's folder", "cache", im.host.cache.Dir(), "err", ferr)
+		log.Error(cannotForget, "cache", im.host.cache.Dir(), "err", ferr)
 		return false
 	}
 	if healed := im.healed.Load(); healed != nil && s.disk != nil {
@@ -241,95 +248,6 @@ func (im *image) condemn(err error) {
 	im.condemned.Store(&err)
 	im.host.log.Error("the image is not served any more", "image", im.image.Reference, "err", err)
 }
-
-// settleSoon compares the digest in the background, once enough of the blob has passed.
-func (im *image) settleSoon() {
-	im.settleMu.Lock()
-	defer im.settleMu.Unlock()
-	if im.cur.Load() == nil || im.verified.Load() || im.life.Err() != nil {
-		return
-	}
-	if im.asked = true; !im.settling {
-		im.settling = true
-		im.settles.Go(im.settleAll)
-	}
-}
-
-// settleAll settles as often as it was asked for meanwhile.
-func (im *image) settleAll() {
-	for im.settleAsked() {
-		s := im.cur.Load()
-		if !im.completed(s) {
-			continue
-		}
-		if err := im.settle(im.life, s, voucher.SettleGap); err != nil {
-			im.replace(im.life, s, err)
-		}
-	}
-}
-
-// settleAsked takes the next request; without one, or at the end of the image, the settling ends.
-func (im *image) settleAsked() bool {
-	im.settleMu.Lock()
-	defer im.settleMu.Unlock()
-	im.settling = im.asked && im.life.Err() == nil
-	im.asked = false
-	return im.settling
-}
-
-// completed waits a moment for the last span to be kept, and reports whether the image file is complete. Before that,
-// bytes that are missing for the digest may still be read for their own sake.
-func (im *image) completed(s *stack) bool {
-	const first, last = 20 * time.Millisecond, 5 * time.Second
-	for pause := first; pause < last; pause = pause * 3 / 2 {
-		if s.file.Complete() {
-			return true
-		}
-		if im.cur.Load() != s {
-			return false
-		}
-		select {
-		case <-time.After(pause):
-		case <-im.life.Done():
-			return false
-		}
-	}
-	return false
-}
-
-// settle compares the blob's digest and proves the index in use, if there is one. It fetches up to maxFetch
-// bytes that have not passed.
-//
-// Errors: *voucher.IncompleteError, *voucher.MismatchError, *seekable.IndexError, those of reading.
-func (im *image) settle(ctx context.Context, s *stack, maxFetch int64) error {
-	if s.source.Digest == "" || s.opening.glance {
-		return nil
-	}
-	if err := s.voucher.Settle(ctx, maxFetch); err != nil {
-		return err
-	}
-	if outer := s.outer(); outer != nil {
-		if err := outer.Prove(ctx); err != nil {
-			return err
-		}
-	}
-	if !im.verified.Swap(true) {
-		im.mu.Lock()
-		im.heals, im.rebuilt = 0, 0
-		im.mu.Unlock()
-		im.host.log.Debug("the whole blob is verified", "image", im.image.Reference, "digest", s.source.Digest)
-	}
-	if _, err := s.records.Record(verifiedRecord); err != nil {
-		now := time.Now().UTC().Format(time.RFC3339)
-		if err := s.records.SetRecord(verifiedRecord, []byte(now)); err != nil {
-			return local(err)
-		}
-	}
-	return nil
-}
-
-// verifiedRecord is when the blob was first verified whole. That it was, the hash chain says.
-const verifiedRecord = "verified"
 
 // Close ends what goes on in the background, and closes the stack.
 func (im *image) Close() error {
@@ -347,27 +265,10 @@ func (im *image) status() status {
 	s := im.cur.Load()
 	b, c := s.blob.Stats(), s.file.Stats()
 	return status{
-		State: stateReady, Reference: s.name(), Digest: s.source.Digest, Verified: im.belief(s), Format: s.format(), Size: s.disk.Size(),
+		State: stateReady, Reference: s.name(), Digest: s.source.Digest, Verified: im.belief(s), Format: s.format(),
+		Size:  s.disk.Size(),
 		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
 		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
 		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,
 	}
-}
-
-// belief says whether the bytes handed out were proved.
-func (im *image) belief(s *stack) string {
-	if err := im.condemned.Load(); err != nil {
-		return "condemned: " + (*err).Error()
-	}
-	switch {
-	case s.source.Digest == "":
-		return "no digest"
-	case !s.voucher.Verified() || s.outer() != nil && s.outer().Doubted():
-		return "unverified"
-	}
-	at, err := s.records.Record(verifiedRecord)
-	if err != nil {
-		return "verified"
-	}
-	return "verified at " + string(at)
 }

@@ -3,8 +3,8 @@
 //
 // Each command has a file. An image is a pinned disk and the stack that reads it (image.go); the
 // stack joins the packages disk, cache, seekable and blobfetch, which do not know each other
-// (stack.go). tree.go is the mount, shown.go a file in it, names.go the names there. exit.go has the
-// exit codes.
+// (stack.go). tree.go is the mount, shown.go a file in it, names.go the names there. exit.go has
+// the exit codes.
 package main
 
 import (

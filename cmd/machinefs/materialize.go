@@ -54,7 +54,8 @@ func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, 
 	return err
 }
 
-// copyWith makes the copy, through the shared cache or through a folder of its own beside the output.
+// copyWith makes the copy, through the shared cache or through a folder of its own beside the
+// output.
 func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out io.Writer) error {
 	if noCache {
 		dir, err := newPrivateDir(filepath.Dir(path))
@@ -142,7 +143,8 @@ func (c *copier) copy(ctx context.Context, path string) (proof string, err error
 	return proof, c.out.commit()
 }
 
-// prove compares the digest of the bytes that the output was made of, and says what vouches for them.
+// prove compares the digest of the bytes that the output was made of, and says what vouches for
+// them.
 func (c *copier) prove(ctx context.Context) (string, error) {
 	if c.source.Digest == "" {
 		return "no digest to verify it by", nil
@@ -153,7 +155,8 @@ func (c *copier) prove(ctx context.Context) (string, error) {
 	}
 	err := c.image.settle(ctx, c.stack, rest)
 	if missing, ok := errors.AsType[*voucher.IncompleteError](err); ok && c.host.flags.offline && !missing.Lossy {
-		return fmt.Sprintf("%s; %s were never fetched, without which %s cannot be verified", c.checks(), human(missing.Missing), c.source.Digest), nil
+		return fmt.Sprintf("%s; %s were never fetched, without which %s cannot be verified",
+			c.checks(), human(missing.Missing), c.source.Digest), nil
 	}
 	if err != nil {
 		return "", err

@@ -10,8 +10,8 @@ import (
 	"github.com/machinefs/machinefs/seekable"
 )
 
-// maxUnlisted bounds, in bytes, how much of a stream that states no size is decoded to find its size, for a
-// name that nobody listed.
+// maxUnlisted bounds, in bytes, how much of a stream that states no size is decoded to find its
+// size, for a name that nobody listed.
 const maxUnlisted = 1 << 40
 
 // measure walks a stream that does not state its size to its end.
@@ -29,7 +29,9 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 	if s.opening.unlisted {
 		progress = func(done, _ int64) {
 			if done > maxUnlisted {
-				cancel(&seekable.FormatError{Format: st.Format(), Msg: fmt.Sprintf("it decodes to more than %s, and states no size: list the image (NAME=REF) to have it read all the same", human(maxUnlisted))})
+				const remedy = "list the image (NAME=REF) to have it read all the same"
+				msg := fmt.Sprintf("it states no size and decodes to more than %s: %s", human(maxUnlisted), remedy)
+				cancel(&seekable.FormatError{Format: st.Format(), Msg: msg})
 			}
 		}
 	}
@@ -66,8 +68,8 @@ func walkThrough(ctx context.Context, st *seekable.Stream, progress func(done, t
 	})
 }
 
-// confirmSize reads a stream through whose size is only the first frame's claim, unless the image file itself
-// says how large the disk is. A copy reads all of it anyhow.
+// confirmSize reads a stream through whose size is only the first frame's claim, unless the image
+// file itself says how large the disk is. A copy reads all of it anyhow.
 func (s *stack) confirmSize(ctx context.Context) error {
 	if s.opening.glance || s.opening.copying || s.disk.SizeStated() {
 		return nil

@@ -95,7 +95,8 @@ var (
 	diskTypes  = []string{"qemu", "applehv", "hyperv", "wsl"}
 	maxNesting = 16 // path elements
 
-	// Shells and file managers look for such names in every folder; no registry is to be asked for them.
+	// Shells and file managers look for such names in every folder; no registry is to be asked for
+	// them.
 	notAHost = regexp.MustCompile(`^\.|(?i)\.(raw|img|qcow2|inf|ini|exe|dll|txt|so)$`)
 )
 

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A privateDir is a folder beside an output, for bytes that have to be kept while the output is made. Its lock
-// is held by the process that made it: a folder that a killed process left is removed by the next one.
+// A privateDir is a folder beside an output, for bytes that have to be kept while the output is
+// made. Its lock is held by the process that made it: a folder that a killed process left is
+// removed by the next one.
 type privateDir struct {
 	path string
 	lock *os.File
@@ -38,7 +39,8 @@ func newPrivateDir(dir string) (*privateDir, error) {
 	}
 }
 
-// lockPath takes the lock of a file or folder, if nobody holds it, and makes sure that it is still there.
+// lockPath takes the lock of a file or folder, if nobody holds it, and makes sure that it is still
+// there.
 func lockPath(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -77,8 +77,9 @@ func (im *shown) seek(ctx context.Context, off int64, data bool) (at int64, err 
 // LocalBytes is the size of the image file's bytes in the cache.
 func (im *shown) LocalBytes() int64 { return im.cur.Load().file.LocalBytes() }
 
-// Backing is the cache's file, if that is the disk, whole, verified by its digest (if it has one) and read
-// through. The kernel may go on with it: no later doubt reaches a file that is open through it.
+// Backing is the cache's file, if that is the disk, whole, verified by its digest (if it has one)
+// and read through. The kernel may go on with it: no later doubt reaches a file that is open
+// through it.
 func (im *shown) Backing() (*os.File, bool) {
 	s := im.cur.Load()
 	if !s.whole() || s.source.Digest != "" && !im.verified.Load() || im.condemned.Load() != nil {
@@ -91,8 +92,8 @@ func (im *shown) Backing() (*os.File, bool) {
 	return f, ok
 }
 
-// check begins to read a complete cached file through, so that the kernel may have it. Until that is done, every
-// read is checked by itself.
+// check begins to read a complete cached file through, so that the kernel may have it. Until that
+// is done, every read is checked by itself.
 func (im *shown) check() {
 	im.checkMu.Lock()
 	defer im.checkMu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 )
 
-// blobSpans are a blob's own bytes as spans, for the cache: pages while an image is opened, which reads
-// little here and there; links of the hash chain where these have been hashed, or where the blob is the image
-// file.
+// blobSpans are a blob's own bytes as spans, for the cache: pages while an image is opened, which
+// reads little here and there; links of the hash chain where these have been hashed, or where the
+// blob is the image file.
 type blobSpans struct{ voucher *voucher.Voucher }
 
 var _ cache.Source = (*blobSpans)(nil)

@@ -56,7 +56,8 @@ func newHost(f *flags) (*host, error) {
 	return &host{client: client, cache: c, memory: semaphore.NewWeighted(int64(f.memory)), flags: f, log: log}, nil
 }
 
-// overhead is the memory in bytes that the budget does not count: requests, tables, the kernel's side of reads.
+// overhead is the memory in bytes that the budget does not count: requests, tables, the kernel's
+// side of reads.
 const overhead = 96 << 20
 
 func (h *host) Close() {
@@ -64,8 +65,8 @@ func (h *host) Close() {
 	h.cache.Close()
 }
 
-// A stack is one disk with all that it is read through: disk on cache on seekable (as often as there are layers) on
-// the voucher on blobfetch.
+// A stack is one disk with all that it is read through: disk on cache on seekable (as often as
+// there are layers) on the voucher on blobfetch.
 type stack struct {
 	pin
 	host    *host
@@ -136,7 +137,8 @@ func (s *stack) build(ctx context.Context) (err error) {
 			break
 		}
 		if len(s.layers) == maxLayers {
-			return &seekable.FormatError{Format: l.Format, Msg: fmt.Sprintf("the image is wrapped in more than %d layers", maxLayers)}
+			msg := fmt.Sprintf("the image is wrapped in more than %d layers", maxLayers)
+			return &seekable.FormatError{Format: l.Format, Msg: msg}
 		}
 		if key += "/" + l.Format; l.Index != "" {
 			key += "+" + l.Index // until the blob is verified whole, its decoded bytes are as good as this index
@@ -260,8 +262,8 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 // generationRecord names the hash chain that speaks of the bytes, or spans, kept in an entry.
 const generationRecord = "generation"
 
-// bind calls forget if the record of an entry names another hash chain than there is now: nothing says then that the
-// bytes are those that the hash has seen, or is about to see.
+// bind calls forget if the record of an entry names another hash chain than there is now: nothing
+// says then that the bytes are those that the hash has seen, or is about to see.
 func (s *stack) bind(e *cache.Entry, record string, forget func() error) error {
 	return local(s.voucher.Bind(func(generation uint64) error {
 		now := strconv.FormatUint(generation, 16)

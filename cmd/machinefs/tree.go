@@ -123,7 +123,8 @@ func (t *tree) Attrs() []string { return []string{"status"} }
 // maxAttr is the most that an extended attribute holds, in bytes: XATTR_SIZE_MAX of Linux.
 const maxAttr = 64 << 10
 
-// Attr returns the status of all images that somebody has touched, as JSON; of very many, as many as there is room for.
+// Attr returns the status of all images that somebody has touched, as JSON; of very many, as many
+// as there is room for.
 func (t *tree) Attr(name string) ([]byte, bool) {
 	if name != "status" {
 		return nil, false

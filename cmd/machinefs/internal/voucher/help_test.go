@@ -78,7 +78,6 @@ type bench struct {
 	chain string
 	dig   string
 	hash  func() hash.Hash
-	algo  string
 	store func(v *Voucher) Store // another face of the same store, for each process
 }
 
