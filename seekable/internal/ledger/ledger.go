@@ -70,6 +70,7 @@ func (l *Ledger) giveUp(err error) {
 func (l *Ledger) retire() {
 	if l.jour.f != nil {
 		l.old = append(l.old, l.jour)
+		l.jour = &journal{}
 	}
 }
 
