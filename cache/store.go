@@ -149,11 +149,13 @@ func (s *store) putPart(off int64, p []byte, since nonce) (kept int64, err error
 	words = words[:n]
 	s.table.load(off/pageSize, old)
 	page := func(i int) []byte { return p[i*pageSize : min((i+1)*pageSize, len(p))] }
+	// A word says nothing of the page's bytes once damage was found: all of them are written again.
+	damaged := s.failures.Load() > 0
 	const same, zero, full = 0, 1, 2
 	kind := func(i int) int {
 		words[i] = s.salt.word(off/pageSize+int64(i), page(i))
 		switch {
-		case words[i] == old[i]:
+		case words[i] == old[i] && !damaged:
 			return same
 		case isZero(page(i)):
 			return zero
