@@ -47,7 +47,7 @@ SERIAL := ./integration ./integration/image ./integration/slowest ./integration/
 
 # In these packages some things are concurrent. They are tested without the race detector, and with it but for the tests that only sweep.
 MIXED := ./seekable/... ./disk/...
-SWEEPS := Damaged|Forged|Flip|Truncated|Every|QemuIO|Converted
+SWEEPS := Damaged|Forged|Flip|Truncated|Every|QemuIO|Converted|ManyStreams
 
 # list prints the packages of $(1) that are not among $(2).
 list = $$(go list $(1) | grep -v -F -x "$$(go list $(2))")

@@ -25,8 +25,9 @@ const (
 	soakSpan = 1 << 20
 
 	// oneSpan bounds the bytes that are fetched again because of one kill or one damaged page: the
-	// span that was not kept, two that were read ahead with it, and the first look at the blob.
-	oneSpan = 3*soakSpan + opening
+	// span that was not kept, two that were read ahead with it, the first look at the blob, and the
+	// rest of the 256 KiB at both ends of each, which are compared as a whole.
+	oneSpan = 3*soakSpan + opening + 6*(256<<10)
 )
 
 // TestSoak kills the program, and damages its local state, again and again over one cache folder
@@ -158,7 +159,7 @@ func (s *soak) damage() {
 		s.t.Errorf("%s of %s: the image was not read to its end", way.name, rel)
 	}
 	s.server.heal()
-	most := 2*s.disk.size + opening
+	most := 3*s.disk.size + opening // small spans are compared with all that is around them
 	if way.small && isData(path) {
 		most = oneSpan
 	}
