@@ -163,6 +163,7 @@ func (im *image) replace(ctx context.Context, s *stack, err error) bool {
 		im.condemn(fmt.Errorf("read %s: the disk has %d bytes, it was shown with %d",
 			im.image.Reference, next.disk.Size(), s.disk.Size()))
 	}
+	im.verified.Store(false) // of the stack before
 	im.cur.Store(next)
 	if im.opening.near != nil {
 		im.settleSoon() // the rebuilding may have fetched all of it

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -95,14 +94,6 @@ func (o *output) WriteAt(p []byte, off int64) error {
 		}
 		hole := data + zeroLen(p[data:])
 		p, off = p[hole:], off+int64(hole)
-	}
-	return nil
-}
-
-// ReadAt fills p with bytes from off, or fails. Bytes never written read as zeros.
-func (o *output) ReadAt(_ context.Context, p []byte, off int64) error {
-	if _, err := o.f.ReadAt(p, off); err != nil {
-		return local(fmt.Errorf("read %s: %w", o.path, err))
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (im *image) settle(ctx context.Context, s *stack, maxFetch int64) error {
 			return err
 		}
 	}
-	if !im.verified.Swap(true) {
+	if im.cur.Load() == s && !im.verified.Swap(true) {
 		im.mu.Lock()
 		im.heals, im.rebuilt = 0, 0
 		im.mu.Unlock()

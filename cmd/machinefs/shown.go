@@ -82,7 +82,7 @@ func (im *shown) LocalBytes() int64 { return im.cur.Load().file.LocalBytes() }
 // through it.
 func (im *shown) Backing() (*os.File, bool) {
 	s := im.cur.Load()
-	if !s.whole() || s.source.Digest != "" && !im.verified.Load() || im.condemned.Load() != nil {
+	if !s.whole() || s.source.Digest != "" && !s.voucher.Verified() || im.condemned.Load() != nil {
 		return nil, false
 	}
 	f, ok := s.file.Backing()
