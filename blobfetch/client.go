@@ -12,8 +12,12 @@ import (
 
 // Config sets credentials, trust, patience and storage of a Client. The zero value is usable.
 type Config struct {
-	Insecure  bool   // certificates are not checked and registries may be asked by plain http (loopback registries always may)
-	Creds     string // user[:password] for the registry or host that a reference names; goes before AuthFile
+	Insecure bool     // certificates are not checked and registries may be asked by plain http (loopback registries always may)
+	Creds    string   // user[:password] for the hosts of CredsFor; goes before AuthFile
+	CredsFor []string // references: Creds is sent to their hosts and to no others
+	// Known lists the hosts (HOST or HOST:PORT) whose loopback, link-local and private addresses may
+	// be asked; nil allows every address.
+	Known     []string
 	AuthFile  string // docker's or podman's auth file; "" looks where docker and podman do
 	CertDir   string // folder of *.crt (CAs), *.cert + *.key (client certificates), as in certs.d/HOST
 	Offline   bool   // ask nothing over the network: kept answers only, else ErrOffline

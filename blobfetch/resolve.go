@@ -33,6 +33,12 @@ func (c *Client) ResolveAll(ctx context.Context, reference string) (*Image, erro
 	return c.resolve(ctx, reference, Select{}, true)
 }
 
+// Find is Resolve for a name that may well not exist, such as an index's: it is asked for once,
+// without retries.
+func (c *Client) Find(ctx context.Context, reference string, sel Select) (*Image, error) {
+	return c.resolve(ctx, reference, sel, false)
+}
+
 func (c *Client) resolve(ctx context.Context, reference string, sel Select, all bool) (*Image, error) {
 	ref, err := ParseReference(reference)
 	if err != nil {
