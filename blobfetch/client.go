@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -44,26 +43,32 @@ const (
 	defaultStallTimeout = 10 * time.Minute
 	// A user waits in front of a resolve, and a host that does not exist is mostly a typing error:
 	// give up soon.
-	resolvePatience = 20 * time.Second
+	resolvePatience = 15 * time.Second
+	// A host that failed the last time is given less.
+	suspectPatience = 3 * time.Second
 	// A request that brings no byte for this long is tried again on another connection.
 	defaultIdle = 30 * time.Second
+	// Behind a mirror comes another place to ask.
+	mirrorIdle = 5 * time.Second
 )
 
 // Client resolves references and opens blobs. It is safe for parallel use; connections, tokens and
 // redirects are shared.
 type Client struct {
-	cfg      Config
-	log      *slog.Logger
-	clock    clock
-	idle     time.Duration
-	hosts    *hosts
-	keychain authn.Keychain
-	keep     keep
-	outages  outages
+	cfg    Config
+	log    *slog.Logger
+	clock  clock
+	idle   time.Duration
+	hosts  *hosts
+	logins *logins
+	keep   keep
 
 	flight   singleflight.Group
 	mu       sync.Mutex
-	sessions map[string]*session // by repository name
+	sessions map[string]*session  // by repository, and whether it is asked without TLS
+	peers    map[string]*peer     // by host
+	mirrors  map[string]time.Time // that failed: when they may be asked again
+	absent   map[string]*absence  // by repository
 }
 
 // New reads the auth file and the certificates that cfg names; it does not touch the network.
@@ -75,13 +80,13 @@ func New(cfg Config) (*Client, error) {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "machinefs"
 	}
-	c := &Client{cfg: cfg, log: cfg.Log, clock: realClock, idle: defaultIdle, keep: keep{cfg.Keep}, sessions: map[string]*session{}}
+	c := &Client{cfg: cfg, log: cfg.Log, clock: realClock, idle: defaultIdle, keep: keep{cfg.Keep}, sessions: map[string]*session{},
+		peers: map[string]*peer{}, mirrors: map[string]time.Time{}, absent: map[string]*absence{}}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	c.outages.log = c.log
 	var err error
-	if c.keychain, err = newKeychain(cfg); err != nil {
+	if c.logins, err = newLogins(cfg); err != nil {
 		return nil, err
 	}
 	if c.hosts, err = newHosts(cfg); err != nil {
@@ -96,17 +101,20 @@ func (c *Client) Close() { c.hosts.closeIdle() }
 // clock is the time as retries see it, so that a test can replay ten minutes of outage without
 // waiting for them.
 type clock struct {
-	now   func() time.Time
-	sleep func(ctx context.Context, d time.Duration) error
+	now func() time.Time
+	// sleep waits for d, or until early is closed, and tells which.
+	sleep func(ctx context.Context, d time.Duration, early <-chan struct{}) (woken bool, err error)
 }
 
-var realClock = clock{now: time.Now, sleep: func(ctx context.Context, d time.Duration) error {
+var realClock = clock{now: time.Now, sleep: func(ctx context.Context, d time.Duration, early <-chan struct{}) (bool, error) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return nil
+		return false, nil
+	case <-early:
+		return true, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, context.Cause(ctx)
 	}
 }}

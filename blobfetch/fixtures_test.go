@@ -105,12 +105,12 @@ func (f *fakeTime) clock() clock {
 	f.at = fakeStart
 	return clock{
 		now: func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return f.at },
-		sleep: func(ctx context.Context, d time.Duration) error {
+		sleep: func(ctx context.Context, d time.Duration, _ <-chan struct{}) (bool, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.at = f.at.Add(d)
 			f.slept = append(f.slept, d)
-			return ctx.Err()
+			return false, ctx.Err()
 		},
 	}
 }
@@ -319,6 +319,7 @@ func open(t testing.TB, c *Client, ref string, sel Select) (*Blob, Disk, *Image)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
+	b.SetPatient()
 	return b, d, im
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,3 +212,6 @@ func localFault(err error) error {
 	}
 	return &kindError{kind: ErrLocal, err: fmt.Errorf("%w", err)}
 }
+
+// sameOrigin reports that two addresses are of one scheme and host.
+func sameOrigin(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }

@@ -42,7 +42,7 @@ func (c *Client) openPlace(d Disk) (*Blob, error) {
 		if ref.Transport == Web {
 			return c.openWeb(d), nil
 		}
-		return c.openRegistry(d), nil
+		return c.openRegistry(d)
 	case Layout, Archive:
 		l, err := c.layout(ref)
 		if err != nil {

@@ -6,14 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"os"
+	"sync"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/match"
 	ociremote "github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -94,26 +98,62 @@ func hashOf(s string) v1.Hash {
 	return h
 }
 
-func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, file *fileLayer) (string, error) {
-	s, err := c.session(ctx, ref.Repo)
+// pushRegistry pushes to the registry itself, never to a mirror. All of it is begun again after a
+// fault that may pass: what arrived is not sent twice.
+func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, file *fileLayer) (pinned string, err error) {
+	ends, err := c.endpoints(ref.Repo, false)
 	if err != nil {
 		return "", err
 	}
-	var opts []name.Option
-	if s.base.Scheme == "http" {
+	s := c.session(ends[len(ends)-1], pushActions)
+	p := c.resolvePatience(ref.Repo.RegistryStr())
+	defer func() { p.end(err == nil) }()
+	for {
+		pinned, err = c.tryPush(ctx, s, ref, a, file, p)
+		if err == nil {
+			p.progressed(nil)
+			return pinned, nil
+		}
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if err := p.wait(ctx, err); err != nil {
+			return "", err
+		}
+	}
+}
+
+func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artifact, file *fileLayer, p *patience) (string, error) {
+	early, cancel := p.within(ctx)
+	err := s.ready(early)
+	cancel()
+	if err != nil {
+		return "", err
+	}
+	if p.resolving { // it answers: from here on, outages are waited for
+		p.resolving, p.limit, p.since = false, c.cfg.StallTimeout, c.clock.now()
+	}
+	opts := []name.Option{name.StrictValidation}
+	if s.address().Scheme == "http" {
 		opts = append(opts, name.Insecure)
 	}
-	repo, err := name.NewRepository(ref.Repo.Name(), opts...)
+	repo, err := name.NewRepository(s.end.repo.Name(), opts...)
 	if err != nil {
 		return "", failf(ErrReference, "", "%w", err)
 	}
-	remoteOpts := []ociremote.Option{ociremote.WithContext(ctx), ociremote.WithAuthFromKeychain(c.keychain), ociremote.WithTransport(s.rt), ociremote.WithUserAgent(c.cfg.UserAgent)}
+	// Credentials are the session's: to go-containerregistry the registry seems open to everybody.
+	// It tries nothing again, which the caller does.
+	way := &pushWay{s: s, p: p}
+	remoteOpts := []ociremote.Option{
+		ociremote.WithContext(ctx), ociremote.WithAuth(authn.Anonymous), ociremote.WithTransport(way), ociremote.WithUserAgent(c.cfg.UserAgent),
+		ociremote.WithRetryBackoff(ociremote.Backoff{Steps: 1}), ociremote.WithRetryPredicate(func(error) bool { return false }),
+	}
 	var subject *v1.Descriptor
 	if im := a.Subject; im != nil && im.Digest != "" {
 		if at, err := ParseReference(im.Pinned); err == nil && at.Transport == Registry && at.Repo.Name() == ref.Repo.Name() {
 			d, err := ociremote.Head(repo.Digest(im.Digest), remoteOpts...)
 			if err != nil {
-				return "", pushFault(ctx, err)
+				return "", way.fault(ctx, err)
 			}
 			subject = &v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest}
 		}
@@ -124,22 +164,76 @@ func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, fi
 	}
 	for _, l := range []v1.Layer{&memLayer{data: emptyConfig, kind: emptyConfigType}, file} {
 		if err := ociremote.WriteLayer(repo, l, remoteOpts...); err != nil {
-			return "", pushFault(ctx, err)
+			return "", way.fault(ctx, err)
 		}
+		p.progressed(nil)
 	}
 	if err := ociremote.Put(repo.Tag(a.Tag), rawManifest(raw), remoteOpts...); err != nil {
-		return "", pushFault(ctx, err)
+		return "", way.fault(ctx, err)
 	}
 	return "docker://" + ref.Repo.Name() + "@" + hashOf(string(raw)).String(), nil
 }
 
-// pushFault gives errors of go-containerregistry their kind.
-func pushFault(ctx context.Context, err error) error {
-	err = handshakeFault(ctx, err)
-	if Kind(err) == nil && ctx.Err() == nil {
-		err = failf(ErrNetwork, "", "%w", err)
+// A pushWay is the http.RoundTripper of a push: with the session's credentials, and under a watch
+// that also sees what is sent.
+type pushWay struct {
+	s *session
+	p *patience
+
+	mu   sync.Mutex
+	last error // the cause of a failure, before go-containerregistry puts it into its words
+}
+
+func (w *pushWay) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host == w.s.host && req.URL.Scheme != w.s.address().Scheme {
+		return nil, errScheme // go-containerregistry tries one after the other
+	}
+	resp, err := w.s.do(req.Context(), req, w.p)
+	if err == nil && resp.StatusCode >= 400 && resp.StatusCode != http.StatusNotFound {
+		err = pushFault(resp)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = err
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+var errScheme = errors.New("the registry answered by the other scheme")
+
+// pushFault turns a refusal into an error, and closes the answer.
+func pushFault(resp *http.Response) error {
+	err := statusFault(resp)
+	if code := resp.StatusCode; code == http.StatusUnauthorized || code == http.StatusForbidden {
+		return failf(ErrNetwork, "the account used may not push there; see --creds and --authfile", "%w", err)
 	}
 	return err
+}
+
+// fault returns the cause of an error of go-containerregistry.
+func (w *pushWay) fault(ctx context.Context, err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case w.last != nil:
+		err, w.last = w.last, nil
+		return err
+	}
+	var (
+		status *transport.Error
+		local  *os.PathError
+	)
+	if errors.As(err, &local) {
+		return localFault(local)
+	}
+	if errors.As(err, &status) && status.StatusCode == http.StatusNotFound {
+		return failf(ErrNotFound, "check the repository's name", "%s answers 404", w.s.host)
+	}
+	return nonsense("%s gives an answer to a push that is not understood", w.s.host)
 }
 
 func pushLayout(ref Reference, a Artifact, file *fileLayer) (string, error) {

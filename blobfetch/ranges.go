@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -23,19 +24,36 @@ const (
 
 // ranged reads a blob by HTTP ranges.
 type ranged struct {
-	c    *Client
-	open func(ctx context.Context) (origin, *url.URL, error) // where the blob's address is; may need a handshake
-	host string
-	size int64
-	pin  pin
-	n    *counters
+	c         *Client
+	locations []location // where the blob may be asked for, mirrors first
+	host      string     // that the reference names
+	size      int64
+	pin       pin
+	n         *counters
 
-	moved    atomic.Pointer[url.URL] // where the address redirects to, while that works
-	redirect atomic.Bool             // it is known to redirect
-	gate     chan struct{}           // holds one token: only one reader resolves the redirect anew
+	patient atomic.Bool  // somebody has the blob open: outages are waited for
+	stuck   atomic.Int32 // fetches that wait
+	good    atomic.Bool  // it gave good bytes
+	doubts  atomic.Int64 // when it began to be refused since, in nanoseconds of Unix time; 0: it is not
+
+	moved    atomic.Pointer[target] // where the address redirects to, while that works
+	redirect atomic.Bool            // it is known to redirect
+	gate     chan struct{}          // holds one token: only one reader resolves the redirect anew
 
 	whole  atomic.Bool // the server answered a range with everything
 	stream *stream
+}
+
+// A location is one place of a blob.
+type location struct {
+	mirror string                                              // its key in Client.mirrors; "" for the registry or server itself
+	open   func(ctx context.Context) (origin, *url.URL, error) // where the blob's address is; may need a handshake
+}
+
+// A target is where a location redirects to.
+type target struct {
+	at  *location
+	url *url.URL
 }
 
 // pin identifies a version of a file on a server that knows no digest (RFC 9110 section 8.8). Empty
@@ -49,6 +67,32 @@ func newRanged(c *Client, host string, size int64, n *counters) *ranged {
 }
 
 func (r *ranged) close() error { return r.stream.close() }
+
+// patience returns the account of a new fetch.
+func (r *ranged) patience() (p *patience) {
+	if r.patient.Load() {
+		p = r.c.newPatience(r.host)
+	} else {
+		p = r.c.resolvePatience(r.host)
+	}
+	p.r, p.n = r, r.n
+	return p
+}
+
+// trusted reports that the blob gave good bytes, and was not refused for as long as an outage is
+// waited for: then it may be gone.
+func (r *ranged) trusted(now time.Time) bool {
+	since := r.doubts.Load()
+	return r.good.Load() && (since == 0 || now.Sub(time.Unix(0, since)) < r.c.cfg.StallTimeout)
+}
+
+func (r *ranged) doubt(now time.Time) { r.doubts.CompareAndSwap(0, now.UnixNano()) }
+
+// gave notes good bytes.
+func (r *ranged) gave() {
+	r.good.Store(true)
+	r.doubts.Store(0)
+}
 
 func (r *ranged) readAt(ctx context.Context, p []byte, off int64) error {
 	if len(p) < splitFrom || r.whole.Load() {
@@ -64,15 +108,22 @@ func (r *ranged) readAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // fetch reads one range, from attempt to attempt going on at the byte reached.
-func (r *ranged) fetch(ctx context.Context, p []byte, off int64) error {
-	patience := r.c.newPatience(r.host)
+func (r *ranged) fetch(ctx context.Context, b []byte, off int64) (err error) {
+	p := r.patience()
+	defer func() { p.end(err == nil) }()
+	if err := p.ready(); err != nil {
+		return err
+	}
 	for {
 		passed := r.stream.pos.Load()
-		n, err := r.attempt(ctx, p, off)
-		if p, off = p[n:], off+int64(n); n > 0 || r.stream.pos.Load() > passed {
-			patience.progressed()
+		at := r.location()
+		p.mirror = at.mirror != ""
+		n, err := r.attempt(ctx, p, at, b, off)
+		if b, off = b[n:], off+int64(n); n > 0 || r.stream.pos.Load() > passed {
+			r.gave()
+			p.progressed(err)
 		}
-		if len(p) == 0 {
+		if len(b) == 0 {
 			return nil
 		}
 		if err == nil {
@@ -81,102 +132,154 @@ func (r *ranged) fetch(ctx context.Context, p []byte, off int64) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := patience.wait(ctx, err); err != nil {
+		r.drop(nil)
+		if r.c.failMirror(at.mirror, err) {
+			continue // with the next place
+		}
+		if err := p.wait(ctx, err); err != nil {
 			return err
 		}
 		r.n.retries.Add(1)
 	}
 }
 
-// attempt makes at most one request and returns how many bytes from the start of p it filled.
-func (r *ranged) attempt(ctx context.Context, p []byte, off int64) (int, error) {
-	whole := r.whole.Load()
-	if r.stream.has(off, len(p)) || whole && !r.stream.far(off, len(p)) {
-		return r.stream.read(ctx, p, off)
+// location returns the first place that is not known to fail; the last one is always asked.
+func (r *ranged) location() *location {
+	for i := range r.locations[:len(r.locations)-1] {
+		if r.c.mirrorWorks(r.locations[i].mirror) {
+			return &r.locations[i]
+		}
 	}
-	resp, err := r.request(ctx, rangeHeader(off, off+int64(len(p))))
+	return &r.locations[len(r.locations)-1]
+}
+
+// attempt makes at most one request and returns how many bytes from the start of b it filled.
+func (r *ranged) attempt(ctx context.Context, p *patience, at *location, b []byte, off int64) (int, error) {
+	whole := r.whole.Load()
+	if r.stream.has(off, len(b)) || whole && !r.stream.far(off, len(b)) {
+		return r.stream.read(ctx, p, at, b, off)
+	}
+	resp, n, err := r.ask(ctx, p, at, off, off+int64(len(b)))
 	if err != nil {
 		return 0, err
 	}
-	switch resp.StatusCode {
-	case http.StatusPartialContent:
+	if n > 0 {
 		r.whole.Store(false)
-		n, err := r.checkPart(resp, off, len(p))
-		if err != nil {
-			resp.Body.Close()
-			return 0, err
-		}
-		return readBody(resp, p[:n])
-	case http.StatusOK:
-		if err := r.checkWhole(resp); err != nil {
-			resp.Body.Close()
-			return 0, err
-		}
-		if off == 0 && int64(len(p)) == r.size {
-			return readBody(resp, p)
-		}
-		if whole {
-			r.stream.farther()
-		} else if !r.whole.Swap(true) {
-			r.c.log.Info("server ignores ranges, reading through from the start", "host", r.host)
-		}
-		r.stream.adopt(resp)
-		return r.stream.read(ctx, p, off)
+		return readBody(resp, b[:n])
 	}
-	return 0, r.refused(resp)
+	if off == 0 && int64(len(b)) == r.size {
+		return readBody(resp, b)
+	}
+	if whole {
+		r.stream.farther()
+	} else if !r.whole.Swap(true) {
+		r.c.log.Info("server ignores ranges, reading through from the start", "host", r.host)
+	}
+	r.stream.adopt(resp)
+	return r.stream.read(ctx, p, at, b, off)
 }
 
-// request asks where the last redirect led, while that works, and else at the blob's own address.
-func (r *ranged) request(ctx context.Context, header http.Header) (*http.Response, error) {
-	o, start, err := r.open(ctx)
+// ask asks for bytes start to end where the last redirect led, while that works, and else at the
+// location itself. The answer was checked: it brings n bytes from start on, or for n = 0 all of the
+// blob from its first byte.
+func (r *ranged) ask(ctx context.Context, p *patience, at *location, start, end int64) (resp *http.Response, n int64, err error) {
+	early, cancel := p.within(ctx)
+	o, address, err := at.open(early)
+	cancel()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if moved := r.moved.Load(); moved != nil {
-		resp, err := o.send(ctx, moved, header, r.n)
-		if err == nil && !lapsed(resp.StatusCode) {
-			return resp, nil
+	header := rangeHeader(start, end)
+	if moved := r.moved.Load(); moved != nil && moved.at == at {
+		if resp, n, err := r.askMoved(ctx, p, o, moved, header, start, end); resp != nil || err != nil {
+			return resp, n, err
 		}
-		r.moved.CompareAndSwap(moved, nil)
-		if err != nil {
-			return nil, err
-		}
-		discard(resp)
 	}
 	if r.redirect.Load() {
 		select {
 		case r.gate <- struct{}{}:
 			defer func() { <-r.gate }()
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, 0, context.Cause(ctx)
 		}
-		if moved := r.moved.Load(); moved != nil { // another reader has just asked
-			resp, err := o.send(ctx, moved, header, r.n)
-			if err != nil || !lapsed(resp.StatusCode) {
-				return resp, err
+		if moved := r.moved.Load(); moved != nil && moved.at == at { // another reader has just asked
+			if resp, n, err := r.askMoved(ctx, p, o, moved, header, start, end); resp != nil || err != nil {
+				return resp, n, err
 			}
-			discard(resp)
 		}
 	}
-	resp, final, err := follow(ctx, o, start, header, r.n)
+	resp, final, err := follow(ctx, o, address, header, p)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if final != start && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusOK) {
+	n, err = r.check(resp, start, end, final != address)
+	if err != nil {
+		return nil, 0, err
+	}
+	if final != address { // only a target that brings bytes of the blob is worth keeping
 		r.redirect.Store(true)
-		r.moved.Store(final)
+		r.moved.Store(&target{at, final})
 	}
-	return resp, nil
+	return resp, n, nil
 }
 
-// lapsed reports the answers by which stores say that a signed URL has ended; 400 and 404 are some
-// stores' own ways.
-func lapsed(status int) bool {
-	switch status {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone:
-		return true
+// askMoved asks where the last redirect led. Without an answer and an error the redirect is to be
+// resolved anew: signed addresses end, and a mirror may be down or old.
+func (r *ranged) askMoved(ctx context.Context, p *patience, o origin, moved *target, header http.Header, start, end int64) (*http.Response, int64, error) {
+	resp, err := o.send(ctx, moved.url, header, p)
+	if err == nil && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusOK) {
+		n, err := r.check(resp, start, end, true)
+		if err == nil {
+			return resp, n, nil
+		}
+		r.drop(moved)
+		return nil, 0, nil
 	}
-	return status >= 300 && status < 400
+	r.drop(moved)
+	if err != nil {
+		if ctx.Err() != nil || p.left() <= 0 {
+			return nil, 0, err
+		}
+		return nil, 0, nil
+	}
+	discard(resp)
+	return nil, 0, nil
+}
+
+// drop forgets a redirect target, nil for the one in use.
+func (r *ranged) drop(moved *target) {
+	if moved == nil {
+		moved = r.moved.Load()
+	}
+	r.moved.CompareAndSwap(moved, nil)
+}
+
+// check checks an answer's status and headers. It closes one that is not good.
+func (r *ranged) check(resp *http.Response, start, end int64, redirected bool) (n int64, err error) {
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		n, err = r.checkPart(resp, start, end-start)
+	case http.StatusOK:
+		err = r.checkWhole(resp)
+	default:
+		return 0, r.refused(resp, redirected)
+	}
+	if err != nil {
+		resp.Body.Close()
+		return 0, r.changed(err, redirected)
+	}
+	return n, nil
+}
+
+// changed gives another version of the file its chance to be a single mirror's, or a proxy's.
+func (r *ranged) changed(err error, redirected bool) error {
+	if Kind(err) != ErrVerify {
+		return err
+	}
+	if r.pin == (pin{}) || redirected {
+		return &passingError{err: err, tries: nonsenseTries, hard: r.pin != (pin{}), proof: proofBlob}
+	}
+	return err
 }
 
 func rangeHeader(start, end int64) http.Header {
@@ -185,48 +288,44 @@ func rangeHeader(start, end int64) http.Header {
 
 // checkPart checks a 206 against the request for want bytes at off, and returns the number of bytes
 // it brings, at most want (RFC 9110 sections 14.4 and 15.3.7).
-func (r *ranged) checkPart(resp *http.Response, off int64, want int) (int, error) {
+func (r *ranged) checkPart(resp *http.Response, off, want int64) (int64, error) {
 	value := resp.Header.Get("Content-Range")
 	start, end, total, ok := parseContentRange(value)
-	if !ok {
-		return 0, nonsense("status 206 with Content-Range %s, want bytes %d-%d/%d", quoted(value), off, off+int64(want)-1, r.size)
-	}
-	if total >= 0 && total != r.size {
+	switch {
+	case !ok:
+		return 0, nonsense("status 206 with %s, want bytes %d-%d/%d", shownRange(value), off, off+want-1, r.size)
+	case total >= 0 && total != r.size:
 		return 0, failf(ErrVerify, r.changeRemedy(), "the server has %d bytes of it, want %d", total, r.size)
+	case start != off || end > off+want:
+		return 0, nonsense("bytes %d-%d were sent, bytes %d-%d were asked for", start, end-1, off, off+want-1)
+	case resp.ContentLength >= 0 && resp.ContentLength != end-start:
+		return 0, nonsense("Content-Length is %d for %s", resp.ContentLength, shownRange(value))
 	}
-	if start != off || end > off+int64(want) {
-		return 0, nonsense("bytes %d-%d were sent, bytes %d-%d were asked for", start, end-1, off, off+int64(want)-1)
-	}
-	if resp.ContentLength >= 0 && resp.ContentLength != end-start {
-		return 0, nonsense("Content-Length is %d for the range %s", resp.ContentLength, quoted(value))
-	}
-	return int(end - start), r.checkPin(resp)
+	return end - start, r.checkPin(resp)
 }
 
 // checkWhole checks a 200, which brings the whole file.
 func (r *ranged) checkWhole(resp *http.Response) error {
-	if resp.ContentLength >= 0 && resp.ContentLength != r.size {
-		if page := webPage(resp); page != nil {
-			return page
-		}
+	page := webPage(resp)
+	switch {
+	case resp.ContentLength >= 0 && resp.ContentLength != r.size && page == nil:
 		return failf(ErrVerify, r.changeRemedy(), "the server has %d bytes of it, want %d", resp.ContentLength, r.size)
-	}
-	if page := webPage(resp); page != nil && resp.ContentLength < 0 {
+	case resp.ContentLength != r.size && page != nil:
 		return page
 	}
 	return r.checkPin(resp)
 }
 
-// checkPin compares ETag and Last-Modified with the pinned ones. Each mirror makes up its own
-// ETags, so they are compared on the pinned host alone.
+// checkPin compares ETag and Last-Modified with the pinned ones, which only a file without a digest
+// has. Each mirror makes up its own ETags, so they are compared on the pinned host alone.
 func (r *ranged) checkPin(resp *http.Response) error {
 	etag, modified := strongETag(resp), resp.Header.Get("Last-Modified")
 	sameHost := resp.Request != nil && resp.Request.URL.Host == r.pin.host
 	if sameHost && r.pin.etag != "" && etag != "" && etag != r.pin.etag {
-		return failf(ErrVerify, r.changeRemedy(), "the file has changed on the server: ETag is %s, was %s", quoted(etag), quoted(r.pin.etag))
+		return failf(ErrVerify, r.changeRemedy(), "the file has changed on the server: its ETag is another one")
 	}
 	if (r.pin.etag == "" || !sameHost) && r.pin.modified != "" && modified != "" && modified != r.pin.modified {
-		return failf(ErrVerify, r.changeRemedy(), "the file has changed on the server: it is of %s, was of %s", quoted(modified), quoted(r.pin.modified))
+		return failf(ErrVerify, r.changeRemedy(), "the file has changed on the server: its Last-Modified is another one")
 	}
 	return nil
 }
@@ -244,28 +343,45 @@ func strong(etag string) bool { return !strings.HasPrefix(etag, "W/") && len(eta
 
 func (r *ranged) changeRemedy() string {
 	if r.pin != (pin{}) {
-		return "resolve it anew"
+		return "resolve it anew; where each server of a pool has its own ETag or date, give the file's digest: URL#sha256:…"
 	}
 	return ""
 }
 
 // refused turns any other answer to a range request into an error, and closes it.
-func (r *ranged) refused(resp *http.Response) error {
-	switch resp.StatusCode {
+func (r *ranged) refused(resp *http.Response, redirected bool) error {
+	code := resp.StatusCode
+	if redirected && code >= 400 && code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout {
+		discard(resp)
+		err := failf(ErrNetwork, "", "the store %s refuses the address that %s gave for it: %d %s", hostOf(resp), r.host, code, http.StatusText(code))
+		return &passingError{err: err, proof: proofBlob}
+	}
+	switch code {
 	case http.StatusNotFound, http.StatusGone:
 		discard(resp)
-		return failf(ErrNotFound, "it was removed there, or never pushed whole", "server answers %d", resp.StatusCode)
+		err := failf(ErrNotFound, "it was removed there, or never pushed whole", "%s answers %d", hostOf(resp), code)
+		return &passingError{err: err, proof: proofBlob}
 	case http.StatusRequestedRangeNotSatisfiable:
-		value := resp.Header.Get("Content-Range")
+		said := shownRange(resp.Header.Get("Content-Range"))
 		discard(resp)
-		return failf(ErrVerify, r.changeRemedy(), "the server has no such range of it (Content-Range %s), want %d bytes", quoted(value), r.size)
+		err := failf(ErrVerify, r.changeRemedy(), "the server has no such range of it (%s), want %d bytes", said, r.size)
+		return &passingError{err: err, proof: proofBlob}
 	}
 	return statusFault(resp)
 }
 
+// shownRange returns a Content-Range for a message; nothing but numbers of it.
+func shownRange(value string) string {
+	if len(value) <= 100 && strings.Trim(strings.TrimPrefix(strings.ToLower(value), "bytes"), " 0123456789-/*") == "" {
+		return strings.TrimSpace("Content-Range " + value)
+	}
+	return "a malformed Content-Range"
+}
+
 // parseContentRange reads "bytes a-b/total"; end is exclusive, total is -1 for "*". RFC 9110 §14.4.
 func parseContentRange(s string) (start, end, total int64, ok bool) {
-	s, ok = strings.CutPrefix(s, "bytes ")
+	unit, s, ok := strings.Cut(s, " ")
+	ok = ok && strings.EqualFold(unit, "bytes") // range units have no case, section 14.1
 	span, all, found := strings.Cut(s, "/")
 	first, last, dash := strings.Cut(span, "-")
 	if !ok || !found || !dash {

@@ -2,6 +2,7 @@ package blobfetch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 type repository struct {
 	c    *Client
 	repo name.Repository
+	once bool // ask once, without retries
 }
 
 var acceptManifests = http.Header{"Accept": {strings.Join([]string{
@@ -51,25 +53,68 @@ func (r repository) get(ctx context.Context, kind, id string) (body []byte, medi
 	if r.c.cfg.Offline {
 		return nil, "", failf(ErrOffline, "run it once without --offline", "%s %s of %s is not kept here", strings.TrimSuffix(kind, "s"), id, r.repo.Name())
 	}
-	host := r.repo.RegistryStr()
-	patience := r.c.resolvePatience(host)
+	ends, err := r.c.endpoints(r.repo, strings.Contains(id, ":"))
+	if err != nil {
+		return nil, "", err
+	}
+	p := r.c.resolvePatience(r.repo.RegistryStr())
+	p.once = r.once
+	defer func() { p.end(err == nil) }()
+	if err := p.ready(); err != nil {
+		return nil, "", err
+	}
 	for {
-		body, mediaType, err = r.try(ctx, kind, id)
+		body, mediaType, err = r.tryAll(ctx, ends, kind, id, p)
 		if err == nil {
-			patience.progressed()
+			p.progressed(nil)
 			return body, mediaType, nil
 		}
 		if ctx.Err() != nil {
 			return nil, "", context.Cause(ctx)
 		}
-		if err := patience.wait(ctx, err); err != nil {
+		if err := p.wait(ctx, err); err != nil {
 			return nil, "", err
 		}
 	}
 }
 
-func (r repository) try(ctx context.Context, kind, id string) ([]byte, string, error) {
-	s, err := r.c.session(ctx, r.repo)
+// tryAll asks each endpoint until one has the document.
+func (r repository) tryAll(ctx context.Context, ends []endpoint, kind, id string, p *patience) (body []byte, mediaType string, err error) {
+	for i, e := range ends {
+		p.mirror = e.mirror
+		if e.mirror && i < len(ends)-1 && !r.c.mirrorWorks(e.key()) {
+			continue
+		}
+		body, mediaType, err = r.try(ctx, e, kind, id, p)
+		if err == nil || ctx.Err() != nil {
+			return body, mediaType, err
+		}
+		if e.mirror && !missing(err) {
+			r.c.failMirror(e.key(), err)
+		}
+	}
+	return nil, "", err
+}
+
+// missing reports a fault that says nothing of the host but that it has no such thing.
+func missing(err error) bool {
+	var fault *passingError
+	return errors.As(err, &fault) && errors.Is(fault.err, ErrNotFound)
+}
+
+// key names an endpoint among the mirrors that failed; "" for the last place to ask.
+func (e endpoint) key() string {
+	if !e.mirror {
+		return ""
+	}
+	return e.repo.Name()
+}
+
+func (r repository) try(ctx context.Context, e endpoint, kind, id string, p *patience) ([]byte, string, error) {
+	s := r.c.session(e, pullActions)
+	early, cancel := p.within(ctx)
+	err := s.ready(early)
+	cancel()
 	if err != nil {
 		return nil, "", err
 	}
@@ -77,7 +122,7 @@ func (r repository) try(ctx context.Context, kind, id string) ([]byte, string, e
 	if kind == "manifests" {
 		header = acceptManifests
 	}
-	resp, _, err := follow(ctx, s, s.url(kind, id), header, nil)
+	resp, _, err := follow(ctx, s, s.url(kind, id), header, p)
 	if err != nil {
 		return nil, "", err
 	}
@@ -98,7 +143,7 @@ func (r repository) try(ctx context.Context, kind, id string) ([]byte, string, e
 
 // pinTag turns a reference into a digest. Tags are asked for each time (they move), and their
 // answer is kept for --offline.
-func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, error) {
+func (c *Client) pinTag(ctx context.Context, ref Reference, once bool) (v1.Descriptor, error) {
 	if ref.Digest != "" {
 		h, err := parseDigest(ref.Digest)
 		return v1.Descriptor{Digest: h}, err
@@ -115,9 +160,14 @@ func (c *Client) pinTag(ctx context.Context, ref Reference) (v1.Descriptor, erro
 		}
 		return v1.Descriptor{}, failf(ErrOffline, "run it once without --offline", "the meaning of tag %s of %s is not kept here", tag, ref.Repo.Name())
 	}
-	r := repository{c, ref.Repo}
-	body, mediaType, err := r.get(ctx, "manifests", tag)
+	if err := c.known(ref.Repo.Name(), tag); err != nil {
+		return v1.Descriptor{}, err
+	}
+	body, mediaType, err := repository{c, ref.Repo, once}.get(ctx, "manifests", tag)
 	if err != nil {
+		if Kind(err) == ErrNotFound {
+			c.noteAbsent(ref.Repo.Name(), tag)
+		}
 		if a, found := c.keep.answer(question); found && Kind(err) == ErrNetwork {
 			return v1.Descriptor{}, failf(ErrNetwork, fmt.Sprintf("--offline would use the answer of %s", a.Asked.Local().Format(time.DateTime)), "%w", err)
 		}
@@ -140,16 +190,22 @@ func (c *Client) kept(err error) {
 }
 
 // openRegistry needs no request: size and digest are the manifest's.
-func (c *Client) openRegistry(d Disk) *Blob {
+func (c *Client) openRegistry(d Disk) (*Blob, error) {
 	repo := d.place.ref.Repo
+	ends, err := c.endpoints(repo, true)
+	if err != nil {
+		return nil, err
+	}
 	n := &counters{}
 	r := newRanged(c, repo.RegistryStr(), d.Size, n)
-	r.open = func(ctx context.Context) (origin, *url.URL, error) {
-		s, err := c.session(ctx, repo)
-		if err != nil {
-			return nil, nil, err
-		}
-		return s, s.url("blobs", d.Digest), nil
+	for _, e := range ends {
+		s := c.session(e, pullActions)
+		r.locations = append(r.locations, location{e.key(), func(ctx context.Context) (origin, *url.URL, error) {
+			if err := s.ready(ctx); err != nil {
+				return nil, nil, err
+			}
+			return s, s.url("blobs", d.Digest), nil
+		}})
 	}
-	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
+	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}, nil
 }

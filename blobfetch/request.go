@@ -1,15 +1,19 @@
 package blobfetch
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,76 +25,75 @@ const maxHops = 10
 type origin interface {
 	// send asks for one URL and follows no redirect. Credentials are added only if u is on the
 	// origin's own scheme and host.
-	send(ctx context.Context, u *url.URL, header http.Header, n *counters) (*http.Response, error)
+	send(ctx context.Context, u *url.URL, header http.Header, p *patience) (*http.Response, error)
 }
 
 // counters are the Stats of a Blob while they change.
 type counters struct{ requests, bytes, retries, errors atomic.Int64 }
 
-// roundTrip sends one request under the stall watch: if no byte arrives for c.idle, before the
-// answer or between two bytes of its body, the request fails and its connection with it. The
-// response's body must be closed.
-func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, u *url.URL, header http.Header, n *counters) (*http.Response, error) {
+// roundTrip sends one request on the account of p, under a watch. The response's body must be
+// closed.
+func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, u *url.URL, header http.Header, p *patience) (*http.Response, error) {
+	return c.send(ctx, rt, &http.Request{Method: http.MethodGet, URL: u, Header: header.Clone()}, p)
+}
+
+// send sends a request of any method, whose context is ignored.
+func (c *Client) send(ctx context.Context, rt http.RoundTripper, req *http.Request, p *patience) (*http.Response, error) {
 	// The body may outlive the reader that asked for it (see stream.take), so the reader's end is
 	// only linked to the request.
 	caller := ctx
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(caller))
 	unlink := context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })
-	watch := time.AfterFunc(c.idle, func() { cancel(errStalled) })
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		watch.Stop()
-		unlink()
-		cancel(nil)
-		return nil, failf(ErrNetwork, "", "malformed address %s", showURL(u))
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	if n != nil {
-		n.requests.Add(1)
-	}
-	resp, err := rt.RoundTrip(req)
-	watch.Stop()
-	if err != nil {
-		err = transportFault(ctx, err)
+	fail := func(err error) (*http.Response, error) {
 		unlink()
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, unlink: unlink, watch: watch, idle: c.idle, n: n}
+	at := c.peer(req.URL.Host)
+	w := newWatch(p.idle(), cancel, func() { at.silent(c.clock.now()) })
+	w.start()
+	if err := at.slots.acquire(ctx); err != nil {
+		w.stop(0)
+		return fail(transportFault(ctx, err))
+	}
+	free := sync.OnceFunc(at.slots.release)
+	if p.n != nil {
+		p.n.requests.Add(1)
+	}
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	if req.Body != nil {
+		req.Body = sentBody{req.Body, w}
+	}
+	sent := time.Now()
+	resp, err := rt.RoundTrip(req.WithContext(ctx))
+	w.stop(0)
+	if err != nil {
+		free()
+		err = transportFault(ctx, err)
+		c.logRequest(req, sent, err.Error())
+		return fail(err)
+	}
+	c.logRequest(req, sent, strconv.Itoa(resp.StatusCode))
+	at.slots.answered(sent, time.Now(), resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable)
+	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, unlink: unlink, watch: w, n: p.n, free: free}
 	return resp, nil
 }
 
-type watchedBody struct {
-	body   io.ReadCloser
-	ctx    context.Context // the request's own: only to tell a stall from other ends
-	cancel context.CancelCauseFunc
-	unlink func() bool // from the context of the reader that asked
-	watch  *time.Timer
-	idle   time.Duration
-	n      *counters
+// logRequest tells of a request at debug level, without what may be secret: headers and query.
+func (c *Client) logRequest(req *http.Request, sent time.Time, outcome string) {
+	if !c.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	c.log.Debug("request", "method", req.Method, "url", showURL(req.URL), "range", req.Header.Get("Range"),
+		"auth", schemeOf(req.Header.Get("Authorization")), "answer", outcome, "took", time.Since(sent).Round(time.Millisecond).String())
 }
 
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.watch.Reset(b.idle)
-	n, err := b.body.Read(p)
-	b.watch.Stop()
-	if b.n != nil {
-		b.n.bytes.Add(int64(n))
-	}
-	if err != nil && err != io.EOF {
-		err = transportFault(b.ctx, err)
-	}
-	return n, err
-}
-
-func (b *watchedBody) Close() error {
-	b.watch.Stop()
-	b.unlink()
-	err := b.body.Close()
-	b.cancel(nil)
-	return err
+// schemeOf returns the scheme of an Authorization header without what follows it.
+func schemeOf(authorization string) string {
+	scheme, _, _ := strings.Cut(authorization, " ")
+	return scheme
 }
 
 // discard closes a response without use for its body. Up to 16 KiB are read first, so that the
@@ -100,11 +103,18 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
+// buffer takes the first 64 KiB of an answer's body into memory, and ends the answer.
+func buffer(resp *http.Response) {
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(b))
+}
+
 // follow sends a request to u and follows at most maxHops redirects. final is the URL that
 // answered.
-func follow(ctx context.Context, o origin, u *url.URL, header http.Header, n *counters) (resp *http.Response, final *url.URL, err error) {
+func follow(ctx context.Context, o origin, u *url.URL, header http.Header, p *patience) (resp *http.Response, final *url.URL, err error) {
 	for hops := 0; ; hops++ {
-		resp, err = o.send(ctx, u, header, n)
+		resp, err = o.send(ctx, u, header, p)
 		if err != nil {
 			return nil, u, err
 		}
@@ -125,6 +135,7 @@ func follow(ctx context.Context, o origin, u *url.URL, header http.Header, n *co
 			return nil, u, failf(ErrNetwork, "", "more than %d redirects, the last one by %s", maxHops, u.Host)
 		}
 		next.User, next.Fragment, next.RawFragment = nil, "", ""
+		p.c.log.Debug("redirect", "from", u.Host, "to", showURL(next))
 		u = next
 	}
 }
@@ -132,54 +143,96 @@ func follow(ctx context.Context, o origin, u *url.URL, header http.Header, n *co
 var errWebPage = errors.New("the answer is a web page, not a file")
 
 // webPage returns an error for an HTML answer, which captive portals and login proxies send in the
-// place of the registry's.
+// place of the registry's. They may go away again.
 func webPage(resp *http.Response) error {
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+	if !strings.HasPrefix(strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Type"))), "text/html") {
 		return nil
 	}
-	host := "the server"
+	err := failf(ErrNetwork, "a proxy or a network's login page may stand in between", "%w (%s, status %d)", errWebPage, hostOf(resp), resp.StatusCode)
+	return &passingError{err: err, proof: proofHost}
+}
+
+// hostOf names the host that sent an answer.
+func hostOf(resp *http.Response) string {
 	if resp.Request != nil {
-		host = resp.Request.URL.Host
+		return resp.Request.URL.Host
 	}
-	return &passingError{err: fmt.Errorf("%w (%s, status %d): a proxy or a network's login page may stand in between", errWebPage, host, resp.StatusCode)}
+	return "the server"
 }
 
 // statusFault turns an answer of an unexpected status into an error, and closes it.
 func statusFault(resp *http.Response) error {
-	text := serverWords(resp)
-	discard(resp)
-	said := fmt.Errorf("server answers %d %s%s", resp.StatusCode, http.StatusText(resp.StatusCode), text)
-	switch code := resp.StatusCode; code {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return &passingError{err: said, after: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
-	case http.StatusNotFound, http.StatusGone:
-		return failf(ErrNotFound, "check the name and the tag", "%w", said)
-	case http.StatusUnauthorized:
-		return failf(ErrNetwork, "log in with podman or docker, or use --creds or --authfile", "%w", said)
-	case http.StatusForbidden:
-		return failf(ErrNetwork, "the account used may not read it; see --creds and --authfile", "%w", said)
-	case http.StatusProxyAuthRequired:
-		return failf(ErrNetwork, "put the proxy's user and password into HTTPS_PROXY", "%w", said)
-	}
-	if page := webPage(resp); page != nil {
-		return page
-	}
-	return failf(ErrNetwork, "", "%w", said)
+	return faultOf(resp, hostOf(resp)+" answers")
 }
 
-// serverWords returns the first message of an error body of at most 64 KiB in the form of the
-// distribution specification ("Error Codes"), else "".
+// faultOf is statusFault with other words for who answered.
+func faultOf(resp *http.Response, who string) error {
+	text := serverWords(resp)
+	discard(resp)
+	code := resp.StatusCode
+	said := fmt.Errorf("%s %d %s%s", who, code, http.StatusText(code), text)
+	after := retryAfter(resp.Header.Get("Retry-After"), sentAt(resp))
+	if after > 0 {
+		said = fmt.Errorf("%w, and asks to wait for %v", said, after)
+	}
+	if page := webPage(resp); page != nil && code == http.StatusNetworkAuthenticationRequired {
+		return page
+	} else if code == http.StatusNetworkAuthenticationRequired {
+		return &passingError{err: failf(ErrNetwork, "a network's login page may stand in between", "%w", said), proof: proofHost}
+	}
+	switch code {
+	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly:
+		return &passingError{err: said, after: after}
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return &passingError{err: failf(ErrNetwork, "", "%w", said), tries: 1, hard: true}
+	}
+	if code >= 500 {
+		return &passingError{err: said, after: after}
+	}
+	kind, remedy := ErrNetwork, ""
+	switch code {
+	case http.StatusNotFound, http.StatusGone:
+		kind, remedy = ErrNotFound, "check the name and the tag"
+	case http.StatusUnauthorized:
+		remedy = "log in with podman or docker, or use --creds or --authfile"
+	case http.StatusForbidden:
+		remedy = "the account used may not read it; see --creds and --authfile"
+	case http.StatusProxyAuthRequired:
+		remedy = "put the proxy's user and password into HTTPS_PROXY"
+	default:
+		if page := webPage(resp); page != nil {
+			return page
+		}
+	}
+	return &passingError{err: failf(kind, remedy, "%w", said), after: after, proof: proofBlob}
+}
+
+// sentAt is when an answer was sent, by its sender's clock; now, if it does not say.
+func sentAt(resp *http.Response) time.Time {
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		return t
+	}
+	return time.Now()
+}
+
+// errorCodes are those of the distribution specification, section "Error Codes". Nothing else of an
+// error body is shown: some servers repeat what they were sent, passwords as well.
+var errorCodes = []string{
+	"BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN",
+	"MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NAME_INVALID", "NAME_UNKNOWN", "SIZE_INVALID", "UNAUTHORIZED", "DENIED",
+	"UNSUPPORTED", "TOOMANYREQUESTS",
+}
+
+// serverWords returns the first code of an error body of at most 64 KiB, else "".
 func serverWords(resp *http.Response) string {
 	var body struct {
-		Errors []struct{ Code, Message string }
+		Errors []struct{ Code string }
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if json.Unmarshal(b, &body) != nil || len(body.Errors) == 0 {
+	if json.Unmarshal(b, &body) != nil || len(body.Errors) == 0 || !slices.Contains(errorCodes, body.Errors[0].Code) {
 		return ""
 	}
-	e := body.Errors[0]
-	return ": " + strings.Trim(quoted(e.Code+" "+e.Message), `"`)
+	return " (" + body.Errors[0].Code + ")"
 }
 
 // retryAfter reads both forms of RFC 9110 section 10.2.3, seconds and a date. Malformed values, and

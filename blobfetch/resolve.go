@@ -25,21 +25,27 @@ const (
 // pass are retried for 20 s at most. Under Config.Offline only kept answers are used; without one
 // it is an ErrOffline.
 func (c *Client) Resolve(ctx context.Context, reference string, sel Select) (*Image, error) {
-	return c.resolve(ctx, reference, sel, false)
+	return c.resolve(ctx, reference, sel, manner{})
 }
 
 // ResolveAll is Resolve for all platforms and disk types: at most 64 manifests are read.
 func (c *Client) ResolveAll(ctx context.Context, reference string) (*Image, error) {
-	return c.resolve(ctx, reference, Select{}, true)
+	return c.resolve(ctx, reference, Select{}, manner{all: true})
 }
 
 // Find is Resolve for a name that may well not exist, such as an index's: it is asked for once,
 // without retries.
 func (c *Client) Find(ctx context.Context, reference string, sel Select) (*Image, error) {
-	return c.resolve(ctx, reference, sel, false)
+	return c.resolve(ctx, reference, sel, manner{once: true})
 }
 
-func (c *Client) resolve(ctx context.Context, reference string, sel Select, all bool) (*Image, error) {
+// A manner is how a reference is resolved.
+type manner struct {
+	all  bool // every variant is read
+	once bool // every request is made once
+}
+
+func (c *Client) resolve(ctx context.Context, reference string, sel Select, m manner) (*Image, error) {
 	ref, err := ParseReference(reference)
 	if err != nil {
 		return nil, err
@@ -57,13 +63,13 @@ func (c *Client) resolve(ctx context.Context, reference string, sel Select, all 
 	im := &Image{Reference: ref.String()}
 	switch ref.Transport {
 	case Registry:
-		err = c.resolveRegistry(ctx, im, ref, sel, all)
+		err = c.resolveRegistry(ctx, im, ref, sel, m)
 	case Web:
-		err = c.resolveWeb(ctx, im, ref)
+		err = c.resolveWeb(ctx, im, ref, m.once)
 	case File:
-		err = c.resolveFile(ctx, im, ref, sel, all)
+		err = c.resolveFile(ctx, im, ref, sel, m.all)
 	case Layout, Archive:
-		err = c.resolveLayout(ctx, im, ref, sel, all)
+		err = c.resolveLayout(ctx, im, ref, sel, m.all)
 	}
 	if err != nil {
 		return nil, wrap("resolve", im.Reference, err)
@@ -139,12 +145,12 @@ func (c *Client) layout(ref Reference) (layout, error) {
 	return openFolder(ref.Path)
 }
 
-func (c *Client) resolveRegistry(ctx context.Context, im *Image, ref Reference, sel Select, all bool) error {
-	d, err := c.pinTag(ctx, ref)
+func (c *Client) resolveRegistry(ctx context.Context, im *Image, ref Reference, sel Select, m manner) error {
+	d, err := c.pinTag(ctx, ref, m.once)
 	if err != nil {
 		return err
 	}
-	w := &walk{im: im, ref: ref, st: repository{c, ref.Repo}, sel: sel, all: all}
+	w := &walk{im: im, ref: ref, st: repository{c, ref.Repo, m.once}, sel: sel, all: m.all}
 	return w.descend(ctx, d, Variant{}, 0)
 }
 

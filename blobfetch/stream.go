@@ -89,7 +89,7 @@ func (s *stream) adopt(resp *http.Response) {
 // take reads on from a body whose next byte is pos. It outlives the reader that asked for it.
 func (s *stream) take(resp *http.Response, pos int64) {
 	s.body = resp.Body.(*watchedBody) //nolint:forcetypeassert // of Client.roundTrip
-	s.body.unlink()
+	s.body.detach(min(s.r.c.idle, s.r.c.cfg.StallTimeout))
 	s.open.Store(s.body)
 	s.pos.Store(pos)
 }
@@ -104,7 +104,7 @@ func (s *stream) drop() {
 
 // read fills p, or returns how much of its start it filled. Each call of it makes at most one
 // request.
-func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
+func (s *stream) read(ctx context.Context, acc *patience, at *location, p []byte, off int64) (int, error) {
 	type result struct {
 		n    int
 		done bool
@@ -122,7 +122,7 @@ func (s *stream) read(ctx context.Context, p []byte, off int64) (int, error) {
 		buf, ready := make([]byte, len(p)), make(chan result, 1)
 		go func() {
 			defer s.release()
-			n, done, err := s.step(ctx, buf, off)
+			n, done, err := s.step(ctx, acc, at, buf, off)
 			ready <- result{n, done, err}
 		}()
 		select {
@@ -146,13 +146,13 @@ func (s *stream) fromSpool(p []byte, off int64) bool {
 }
 
 // step moves the body one step towards p, or, if it is there, through it.
-func (s *stream) step(ctx context.Context, p []byte, off int64) (n int, done bool, err error) {
+func (s *stream) step(ctx context.Context, acc *patience, at *location, p []byte, off int64) (n int, done bool, err error) {
 	if s.closed {
 		return 0, true, failf(ErrLocal, "", "it is closed")
 	}
 	pos, kept := s.pos.Load(), s.kept.Load()
 	if s.body == nil || off < pos && pos > kept {
-		if err := s.reopen(ctx, min(off, kept)); err != nil {
+		if err := s.reopen(ctx, acc, at, min(off, kept)); err != nil {
 			return 0, true, err
 		}
 		pos = s.pos.Load()
@@ -230,29 +230,19 @@ func (s *stream) lose() {
 }
 
 // reopen begins a new body, at want if the server has learnt ranges, else at 0.
-func (s *stream) reopen(ctx context.Context, want int64) error {
+func (s *stream) reopen(ctx context.Context, acc *patience, at *location, want int64) error {
 	s.drop()
-	resp, err := s.r.request(context.WithoutCancel(ctx), rangeHeader(want, s.r.size)) // the body outlives this reader
+	resp, n, err := s.r.ask(context.WithoutCancel(ctx), acc, at, want, s.r.size) // the body outlives this reader
 	if err != nil {
 		return err
 	}
 	start := int64(0)
-	switch resp.StatusCode {
-	case http.StatusOK:
-		err = s.r.checkWhole(resp)
-	case http.StatusPartialContent:
+	if n > 0 {
 		start = want
-		var n int
-		n, err = s.r.checkPart(resp, want, int(s.r.size-want))
-		if err == nil && int64(n) != s.r.size-want {
-			err = nonsense("%d bytes were sent of %d", n, s.r.size-want)
+		if n != s.r.size-want {
+			resp.Body.Close()
+			return nonsense("%d bytes were sent of %d", n, s.r.size-want)
 		}
-	default:
-		return s.r.refused(resp)
-	}
-	if err != nil {
-		resp.Body.Close()
-		return err
 	}
 	s.take(resp, start)
 	return nil

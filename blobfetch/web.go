@@ -2,14 +2,11 @@ package blobfetch
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/url"
 	"path"
 	"strings"
-
-	"github.com/google/go-containerregistry/pkg/authn"
 )
 
 // website is the origin of a URL: its credentials, if any, go to its own scheme and host only.
@@ -24,11 +21,9 @@ func (c *Client) website(ref Reference) *website {
 	u := *ref.URL
 	if u.User != nil {
 		password, _ := u.User.Password()
-		w.basic = basicHeader(&authn.AuthConfig{Username: u.User.Username(), Password: password})
-	} else if fixed, ok := c.keychain.(fixedKeychain); ok { // --creds; auth files are about registries
-		if conf, err := fixed.auth.Authorization(); err == nil {
-			w.basic = basicHeader(conf)
-		}
+		w.basic = login{user: u.User.Username(), password: password}.basic()
+	} else {
+		w.basic = c.logins.web(u.Host).basic()
 	}
 	u.User = nil
 	w.url = &u
@@ -36,30 +31,16 @@ func (c *Client) website(ref Reference) *website {
 	return w
 }
 
-// basicHeader returns the value of the Authorization header, "" without credentials (RFC 7617
-// section 2).
-func basicHeader(conf *authn.AuthConfig) string {
-	switch {
-	case conf.RegistryToken != "":
-		return "Bearer " + conf.RegistryToken
-	case conf.Username != "":
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(conf.Username+":"+conf.Password))
-	case conf.Auth != "":
-		return "Basic " + conf.Auth
-	}
-	return ""
-}
-
-func (w *website) send(ctx context.Context, u *url.URL, header http.Header, n *counters) (*http.Response, error) {
-	if u.Host == w.url.Host && u.Scheme == w.url.Scheme {
+func (w *website) send(ctx context.Context, u *url.URL, header http.Header, p *patience) (*http.Response, error) {
+	if sameOrigin(u, w.url) {
 		header = withAuthorization(header, w.basic)
 	}
-	return w.c.roundTrip(ctx, w.c.hosts, u, header, n)
+	return w.c.roundTrip(ctx, w.c.hosts, u, header, p)
 }
 
 // resolveWeb asks for one byte of the file, which tells its size and its version. HEAD would do no
 // more, and signed URLs refuse it.
-func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error {
+func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference, once bool) error {
 	question := showURL(ref.URL)
 	if ref.URL.RawQuery != "" {
 		question = hashKey("query", ref.URL.RawQuery) + " " + question
@@ -72,7 +53,7 @@ func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error
 		}
 	} else {
 		var err error
-		if a, err = c.probe(ctx, ref); err != nil {
+		if a, err = c.probe(ctx, ref, once); err != nil {
 			return err
 		}
 		a.Question, a.Asked = question, c.clock.now().UTC()
@@ -96,26 +77,31 @@ func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference) error
 }
 
 // probe asks for size and version with a resolve's patience.
-func (c *Client) probe(ctx context.Context, ref Reference) (answer, error) {
-	patience := c.resolvePatience(ref.URL.Host)
+func (c *Client) probe(ctx context.Context, ref Reference, once bool) (a answer, err error) {
+	p := c.resolvePatience(ref.URL.Host)
+	p.once = once
+	defer func() { p.end(err == nil) }()
+	if err := p.ready(); err != nil {
+		return a, err
+	}
 	for {
-		a, err := c.probeOnce(ctx, ref)
+		a, err := c.probeOnce(ctx, ref, p)
 		if err == nil {
-			patience.progressed()
+			p.progressed(nil)
 			return a, nil
 		}
 		if ctx.Err() != nil {
 			return a, context.Cause(ctx)
 		}
-		if err := patience.wait(ctx, err); err != nil {
+		if err := p.wait(ctx, err); err != nil {
 			return a, err
 		}
 	}
 }
 
-func (c *Client) probeOnce(ctx context.Context, ref Reference) (a answer, err error) {
+func (c *Client) probeOnce(ctx context.Context, ref Reference, p *patience) (a answer, err error) {
 	w := c.website(ref)
-	resp, final, err := follow(ctx, w, w.url, rangeHeader(0, 1), nil)
+	resp, final, err := follow(ctx, w, w.url, rangeHeader(0, 1), p)
 	if err != nil {
 		return a, err
 	}
@@ -125,7 +111,7 @@ func (c *Client) probeOnce(ctx context.Context, ref Reference) (a answer, err er
 		_, _, total, ok := parseContentRange(resp.Header.Get("Content-Range"))
 		discard(resp)
 		if !ok || total < 0 {
-			return a, failf(ErrNetwork, "", "the server tells no size (Content-Range %s)", quoted(resp.Header.Get("Content-Range")))
+			return a, failf(ErrNetwork, "", "the server tells no size (%s)", shownRange(resp.Header.Get("Content-Range")))
 		}
 		a.Size = total
 	case http.StatusOK:
@@ -152,8 +138,10 @@ func (c *Client) openWeb(d Disk) *Blob {
 	n := &counters{}
 	w := c.website(d.place.ref)
 	r := newRanged(c, w.url.Host, d.Size, n)
-	r.pin = d.place.pin
-	r.open = func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }
+	if d.Digest == "" { // a digest says more than ETag and date, which differ in a pool of servers
+		r.pin = d.place.pin
+	}
+	r.locations = []location{{open: func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }}}
 	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
 }
 

@@ -94,6 +94,8 @@ func (h *host) openPinned(ctx context.Context, p pin, o opening) (*image, error)
 		im.end()
 		return nil, err
 	}
+	s.blob.SetPatient()
+	im.opening.patient = true
 	im.cur.Store(s)
 	if im.opening.near != nil {
 		im.settleSoon()

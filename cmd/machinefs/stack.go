@@ -112,6 +112,7 @@ type opening struct {
 	glance   bool   // for a look: no more than the first bytes of a stream that is not kept are decoded
 	walk     bool   // no index is looked for, because one is to be made
 	copying  bool   // all of it will be read: nothing is read through for its size alone
+	patient  bool   // it is being read: outages are waited for, also while it is opened anew
 	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
 	measure  func() // called when a stream begins to be read for its size; nil: nobody wants to know
 	near     func() // called when nearly all of the blob has passed
@@ -176,6 +177,9 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 		return err
 	}
 	s.closers = append(s.closers, s.blob)
+	if s.opening.patient {
+		s.blob.SetPatient()
+	}
 	if s.records, err = s.entry(s.source.Key); err != nil {
 		return err
 	}
