@@ -188,10 +188,7 @@ func (w *pushWay) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Host == w.s.host && req.URL.Scheme != w.s.address().Scheme {
 		return nil, errScheme // go-containerregistry tries one after the other
 	}
-	resp, err := w.s.do(req.Context(), req, w.p)
-	if err == nil && resp.StatusCode >= 400 && resp.StatusCode != http.StatusNotFound {
-		err = pushFault(resp)
-	}
+	resp, err := w.send(req)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = err
@@ -201,13 +198,35 @@ func (w *pushWay) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// send sends a request, after a fault that may pass again: all but the content of a blob, which is
+// read from its file once.
+func (w *pushWay) send(req *http.Request) (*http.Response, error) {
+	for {
+		resp, err := w.s.do(req.Context(), req, w.p)
+		if err == nil && resp.StatusCode >= 400 && resp.StatusCode != http.StatusNotFound {
+			err = pushFault(resp)
+		}
+		if err == nil {
+			w.p.progressed(nil)
+			return resp, nil
+		}
+		if req.Body != nil && req.GetBody == nil {
+			return nil, err
+		}
+		if err := w.p.wait(req.Context(), err); err != nil {
+			return nil, err
+		}
+	}
+}
+
 var errScheme = errors.New("the registry answered by the other scheme")
 
 // pushFault turns a refusal into an error, and closes the answer.
 func pushFault(resp *http.Response) error {
 	err := statusFault(resp)
-	if code := resp.StatusCode; code == http.StatusUnauthorized || code == http.StatusForbidden {
-		return failf(ErrNetwork, "the account used may not push there; see --creds and --authfile", "%w", err)
+	var k *kindError
+	if code := resp.StatusCode; (code == http.StatusUnauthorized || code == http.StatusForbidden) && errors.As(err, &k) {
+		k.remedy = "the account used may not push there; see --creds and --authfile"
 	}
 	return err
 }

@@ -34,6 +34,7 @@ type tokenRegistry struct {
 	tokenOK func() string // what the token request must carry as user:password, "" for nothing
 	life    int           // expires_in
 	blobAt  func(r *http.Request) string
+	answers func(w http.ResponseWriter, r *http.Request) bool // in the place of the registry
 }
 
 func newTokenRegistry(t testing.TB, data []byte, start func(http.Handler) *httptest.Server) *tokenRegistry {
@@ -60,6 +61,9 @@ func (reg *tokenRegistry) answer(s *server, _ int, w http.ResponseWriter, r *htt
 	reg.mu.Lock()
 	valid, blobAt := reg.valid, reg.blobAt
 	reg.mu.Unlock()
+	if reg.answers != nil && reg.answers(w, r) {
+		return true
+	}
 	if r.URL.Path == "/token" {
 		reg.mu.Lock()
 		defer reg.mu.Unlock()
