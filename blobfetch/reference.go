@@ -259,3 +259,14 @@ func showURL(u *url.URL) string {
 	}
 	return s
 }
+
+// Host returns HOST or HOST:PORT of a reference that is asked for over the network, else "".
+func (r Reference) Host() string {
+	switch {
+	case r.Transport == Registry && r.Repo != (name.Repository{}):
+		return r.Repo.RegistryStr()
+	case r.Transport == Web && r.URL != nil:
+		return r.URL.Host
+	}
+	return ""
+}

@@ -50,6 +50,8 @@ var errnoTable = []struct {
 	{syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
 	{syscall.ENETUNREACH, syscall.ENETUNREACH},
 	{syscall.ETIMEDOUT, syscall.ETIMEDOUT},
+	{syscall.EHOSTDOWN, syscall.EHOSTDOWN},
+	{syscall.ESHUTDOWN, syscall.ESHUTDOWN},
 	{syscall.ENOSPC, syscall.ENOSPC},
 	{syscall.ENOMEM, syscall.ENOMEM},
 	{iofs.ErrNotExist, syscall.ENOENT},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"syscall"
 	"time"
 )
 
@@ -12,7 +13,10 @@ import (
 // A retry within that time, by hand or by a script, finds it under way.
 const abandonAfter = 5 * time.Second
 
-var errAbandoned = errors.New("no request waits for it any more")
+var (
+	errAbandoned = errors.New("no request waits for it any more")
+	errEnding    = fmt.Errorf("the mount is ending: %w", syscall.ESHUTDOWN)
+)
 
 // A flight is one call of Tree.Open that any number of requests wait for.
 type flight struct {
@@ -58,6 +62,11 @@ func (fs *filesystem) file(r *request, path string, open bool) (*file, error) {
 // held.
 func (fs *filesystem) board(path string) (fl *flight, abandoned bool) {
 	fl = fs.flights[path]
+	if fl == nil && fs.ending {
+		fl = &flight{done: make(chan struct{}), err: errEnding}
+		close(fl.done)
+		return fl, false
+	}
 	if fl == nil {
 		fl = &flight{done: make(chan struct{})}
 		fl.ctx, fl.cancel = context.WithCancelCause(fs.ctx)
@@ -116,7 +125,7 @@ func (fs *filesystem) fly(path string, fl *flight) {
 	if fl.linger != nil {
 		fl.linger.Stop()
 	}
-	abandoned := fl.abandoned
+	abandoned := fl.abandoned || fs.ending
 	fs.mu.Unlock()
 	close(fl.done)
 
@@ -128,6 +137,16 @@ func (fs *filesystem) fly(path string, fl *flight) {
 		fs.log.Warn("cannot open", "path", path, "error", err)
 	}
 	fs.closeDisk(path, disk)
+}
+
+// drain ends the openings under way, and lets none begin: no open file needs them.
+func (fs *filesystem) drain() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.ending = true
+	for _, fl := range fs.flights {
+		fl.cancel(errEnding)
+	}
 }
 
 // open calls the Tree and asks the disk for the facts that never change: its size and time.
@@ -144,7 +163,7 @@ func (fs *filesystem) open(ctx context.Context, path string) (f *file, disk Disk
 	if disk == nil {
 		return nil, nil, errors.New("open " + path + ": no disk and no error")
 	}
-	f = &file{path: path, size: disk.Size(), mtime: fs.mounted}
+	f = &file{path: path, size: disk.Size(), mtime: fs.mounted, private: fs.kind(path) == Private}
 	if f.size < 0 {
 		return nil, disk, fmt.Errorf("open %s: size %d", path, f.size)
 	}

@@ -101,6 +101,10 @@ type Attributer interface {
 	Attr(name string) ([]byte, bool)
 }
 
+// A Discreet is an Attributer some of whose attributes are for the mounting user alone. To others
+// they are absent.
+type Discreet interface{ Private(name string) bool }
+
 // A ModTimer is a Disk with a modification time of its own; any other has the time of the mount.
 type ModTimer interface{ ModTime() time.Time }
 
@@ -108,9 +112,10 @@ type ModTimer interface{ ModTime() time.Time }
 type Kind int
 
 const (
-	Absent Kind = iota // nothing: ENOENT, at once
-	Dir                // a directory that exists because names lie, or could lie, below it
-	File               // a disk, or at least a name worth asking for
+	Absent  Kind = iota // nothing: ENOENT, at once
+	Dir                 // a directory that exists because names lie, or could lie, below it
+	File                // a disk, or at least a name worth asking for
+	Private             // a File of the mounting user alone: mode 0400, and nobody else's request opens it
 )
 
 // A Tree is the content of a mount. Paths are relative, separated by slashes, and cleaned; the
@@ -121,11 +126,11 @@ type Tree interface {
 	Names() []string
 
 	// Lookup returns the kind of a path that is neither one of Names nor a directory above one. It
-	// must answer at once and from the path's form alone: shells and file managers probe for .git,
-	// .Trash, autorun.inf and the like in every directory they see.
+	// must answer at once and from the path's form alone, the same every time: shells and file
+	// managers probe for .git, .Trash, autorun.inf and the like in every directory they see.
 	Lookup(path string) Kind
 
-	// Open opens the disk at a path that is one of Names or a File. It may take long; ctx ends with
+	// Open opens the disk at a path that is one of Names, a File or Private. It may take long; ctx ends with
 	// the mount, 5 s after the last process that waited was killed, or when Open has returned. It
 	// is called again after an error, and after an idle disk was closed (Config.IdleClose), and
 	// must then give a disk with the same bytes. A disk that is an io.Closer is closed in the end.

@@ -121,7 +121,10 @@ func newServer(fs *filesystem, dir string, o *fuse.MountOptions) (*fuse.Server, 
 }
 
 // closeDeviceOnExec marks every open FUSE device of this process.
-func closeDeviceOnExec() error {
+func closeDeviceOnExec() error { return fuseDevices(func(fd int) { unix.CloseOnExec(fd) }) }
+
+// fuseDevices calls f for every open FUSE device of this process.
+func fuseDevices(f func(fd int)) error {
 	const open = "/proc/self/fd"
 	entries, err := os.ReadDir(open)
 	if err != nil {
@@ -136,7 +139,7 @@ func closeDeviceOnExec() error {
 		if err != nil {
 			return err
 		}
-		unix.CloseOnExec(fd)
+		f(fd)
 	}
 	return nil
 }

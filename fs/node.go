@@ -25,6 +25,7 @@ const (
 
 const (
 	fileMode = syscall.S_IFREG | 0o444
+	ownMode  = syscall.S_IFREG | 0o400
 	dirMode  = syscall.S_IFDIR | 0o555
 	rootID   = fuse.FUSE_ROOT_ID
 )
@@ -56,6 +57,8 @@ type filesystem struct {
 	flights map[string]*flight // by path: being opened
 	flying  sync.WaitGroup     // one per flight
 	listing *listing
+	fixed   map[string]bool            // the Tree's Names
+	ending  bool                       // nothing is opened any more
 	dirs    map[uint64][]fuse.DirEntry // by handle: a directory as it was when it was opened
 	lastDir uint64
 }
@@ -86,11 +89,13 @@ func newFilesystem(ctx context.Context, t Tree, names []string, cfg Config, owne
 		files:         map[string]*file{},
 		flights:       map[string]*flight{},
 		listing:       newListing(),
+		fixed:         map[string]bool{},
 		dirs:          map[uint64][]fuse.DirEntry{},
 	}
 	fs.backing.off = !cfg.Passthrough
 	for _, name := range names {
 		fs.listing.add(name)
+		fs.fixed[name] = true
 	}
 	return fs
 }
@@ -125,11 +130,12 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name
 	if len(name) > maxNameBytes || len(path) > maxPathBytes {
 		return fuse.Status(syscall.ENAMETOOLONG)
 	}
-	fs.mu.RLock()
-	kind := fs.listing.kind(path)
-	fs.mu.RUnlock()
-	if kind == Absent {
-		kind = fs.tree.Lookup(path)
+	kind := fs.kind(path)
+	if kind == Private {
+		if header.Uid != fs.owner.Uid {
+			return fuse.EACCES // before anybody is asked whether there is such an image
+		}
+		kind = File
 	}
 	var f *file
 	if kind == File {
@@ -156,6 +162,17 @@ func (fs *filesystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name
 	out.SetEntryTimeout(entryValid)
 	out.SetAttrTimeout(fs.attr(id, f, &out.Attr))
 	return fuse.OK
+}
+
+// kind returns what a path is. A file that was opened on demand stays what its form says.
+func (fs *filesystem) kind(path string) Kind {
+	fs.mu.RLock()
+	kind, fixed := fs.listing.kind(path), fs.fixed[path]
+	fs.mu.RUnlock()
+	if kind == Dir || fixed {
+		return kind
+	}
+	return fs.tree.Lookup(path)
 }
 
 // remember notes that the kernel is told of a node. It fails if the id stands for another path,
@@ -209,6 +226,9 @@ func (fs *filesystem) attr(id uint64, f *file, out *fuse.Attr) time.Duration {
 	mtime, valid := fs.mounted, dirValid
 	if f != nil {
 		out.Mode, out.Size, out.Blocks = fileMode, uint64(f.size), fs.blocks(f)
+		if f.private {
+			out.Mode = ownMode
+		}
 		mtime, valid = f.mtime, fileValid
 	}
 	out.SetTimes(&mtime, &mtime, &mtime)

@@ -3,6 +3,7 @@ package fs
 import (
 	"math"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -71,10 +72,16 @@ func (fs *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		return fuse.ReadResultData(nil), fuse.OK
 	}
 	buf = buf[:min(int64(len(buf)), f.size-off)]
+	if errno := f.askedAgain(off, len(buf)); errno != 0 {
+		return nil, fuse.Status(errno)
+	}
 	// Not under a request of its own: the kernel interrupts neither the reads that fill its page
 	// cache nor, with CAP_ASYNC_DIO, direct ones.
+	began := time.Now()
 	if err := d.ReadAt(fs.ctx, buf, off); err != nil {
-		return nil, fuse.Status(fs.readFailed(f, off, len(buf), err))
+		errno := fs.readFailed(f, off, len(buf), err)
+		f.noteGivenUp(off, len(buf), errno, began)
+		return nil, fuse.Status(errno)
 	}
 	if f.failing.Load() && f.failing.CompareAndSwap(true, false) {
 		fs.log.Info("reads work again", "path", f.path)
@@ -82,6 +89,41 @@ func (fs *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 	fs.count.reads.Add(1)
 	fs.count.readBytes.Add(int64(len(buf)))
 	return fuse.ReadResultData(buf), fuse.OK
+}
+
+// A read that was given up after slowFailure is answered alike, for againTime, when it is asked
+// for again: the kernel repeats the failed part of a buffered read, page by page, at once.
+const (
+	slowFailure = time.Second
+	againTime   = 100 * time.Millisecond
+)
+
+// A gaveUp is the last read of a file that failed slowly.
+type gaveUp struct {
+	start, end int64
+	errno      syscall.Errno
+	at         time.Time
+}
+
+func (f *file) noteGivenUp(off int64, n int, errno syscall.Errno, began time.Time) {
+	if now := time.Now(); errno != syscall.EINTR && now.Sub(began) > slowFailure {
+		f.gaveUp.Store(&gaveUp{off, off + int64(n), errno, now})
+	}
+}
+
+// askedAgain returns the errno of a read that repeats one that was given up just now, else 0.
+func (f *file) askedAgain(off int64, n int) syscall.Errno {
+	g := f.gaveUp.Load()
+	switch {
+	case g == nil:
+		return 0
+	case time.Since(g.at) > againTime:
+		f.gaveUp.CompareAndSwap(g, nil)
+		return 0
+	case off < g.end && off+int64(n) > g.start:
+		return g.errno
+	}
+	return 0
 }
 
 // readFailed counts a failure and logs the first of a row.

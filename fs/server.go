@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // A Server serves one mount.
@@ -32,6 +33,45 @@ func (s *Server) Wait() { <-s.served }
 // Done is closed when Wait would return.
 func (s *Server) Done() <-chan struct{} { return s.served }
 
+// Drain ends the openings under way, which no open file needs, and lets no other begin. It is to be
+// called before Unmount by a process that wants to end.
+func (s *Server) Drain() { s.fs.drain() }
+
+// abortPoll is how often a mount that was unmounted is looked at for its end: a read that nobody
+// waits for any more is ended then.
+const abortPoll = 100 * time.Millisecond
+
+// awaitEnd ends the reads under way once the kernel has ended the connection: the last file is
+// closed. Go-fuse itself would wait for their answers first.
+func (s *Server) awaitEnd() {
+	tick := time.NewTicker(abortPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.served:
+			return
+		case <-tick.C:
+		}
+		if connectionEnded() {
+			s.cancel()
+			return
+		}
+	}
+}
+
+// connectionEnded reports that every FUSE device of this process has lost its mount.
+func connectionEnded() bool {
+	ended, all := 0, 0
+	err := fuseDevices(func(fd int) {
+		all++
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0 {
+			ended++
+		}
+	})
+	return err == nil && all > 0 && ended == all
+}
+
 // lingerTime is how long Unmount waits for the end of a mount that is gone from sight. It ends at
 // once unless a process still has it.
 const lingerTime = 2 * time.Second
@@ -48,11 +88,16 @@ func (s *Server) Unmount(lazy bool) error {
 	}
 	err := Unmount(s.dir, false)
 	if err != nil && lazy {
-		return Unmount(s.dir, true)
+		err = Unmount(s.dir, true)
+		if err == nil {
+			go s.awaitEnd()
+		}
+		return err
 	}
 	if err != nil {
 		return err
 	}
+	go s.awaitEnd()
 	select {
 	case <-s.served:
 	case <-time.After(lingerTime):

@@ -23,6 +23,9 @@ func (fs *filesystem) attributer(cancel <-chan struct{}, h *fuse.InHeader) (a At
 		}
 		return a, nil, 0
 	}
+	if n.file.private && h.Uid != fs.owner.Uid {
+		return nil, nil, syscall.EACCES
+	}
 	r := fs.request(cancel, h.Pid)
 	defer r.finish()
 	d, err := fs.hold(r, n.file)
@@ -46,7 +49,7 @@ func (fs *filesystem) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr st
 	if release != nil {
 		defer release()
 	}
-	if a == nil {
+	if a == nil || fs.hidden(a, name, h) {
 		return 0, fuse.ENOATTR
 	}
 	value, ok := a.Attr(name)
@@ -69,9 +72,18 @@ func (fs *filesystem) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest [
 	}
 	var list []byte
 	for _, name := range a.Attrs() {
+		if fs.hidden(a, name, h) {
+			continue
+		}
 		list = append(append(append(list, xattrPrefix...), name...), 0)
 	}
 	return answer(dest, list)
+}
+
+// hidden reports an attribute that is not for whoever asks.
+func (fs *filesystem) hidden(a Attributer, name string, h *fuse.InHeader) bool {
+	d, ok := a.(Discreet)
+	return ok && h.Uid != fs.owner.Uid && d.Private(name)
 }
 
 // maxXattr is the kernel's bound for a value and for a list, XATTR_SIZE_MAX and XATTR_LIST_MAX.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
@@ -109,11 +111,21 @@ func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *s
 		}
 		return nil
 	}
+	// The look-up costs no time: the stream's first bytes, which any way of opening reads, come
+	// meanwhile.
+	finding, cancel := context.WithTimeout(ctx, findTime)
+	defer cancel()
+	var head sync.WaitGroup
+	defer head.Wait()
+	head.Go(func() {
+		p := make([]byte, min(headSize, s.voucher.Size()))
+		_ = s.voucher.ReadAt(finding, p, 0) // who needs them reads them again, and sees the fault
+	})
 	for _, p := range h.indexPlaces(s) {
 		if !p.pinned && h.flags.indexTrust == trustPinned {
 			continue
 		}
-		l, err := h.openIndex(ctx, s, p, opt)
+		l, err := h.openIndex(ctx, finding, s, p, opt)
 		if err != nil {
 			h.log.Debug("no index", "place", p.ref, "err", err)
 			continue
@@ -124,6 +136,12 @@ func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *s
 	}
 	return nil
 }
+
+const (
+	// findTime bounds the look-up of an index, which an image can be opened without.
+	findTime = 2 * time.Second
+	headSize = 4 << 10 // bytes, as Peel reads
+)
 
 // indexPlaces lists the places to look at, in their order. It asks nothing over the network.
 func (h *host) indexPlaces(s *stack) (places []place) {
@@ -171,9 +189,10 @@ func absolute(path string) string {
 	return path
 }
 
-// openIndex opens the blob's stream with the index at p.
-func (h *host) openIndex(ctx context.Context, s *stack, p place, opt seekable.Options) (*seekable.Layer, error) {
-	im, err := h.client.Resolve(ctx, p.ref, blobfetch.Select{Layer: "0"})
+// openIndex opens the blob's stream with the index at p. finding ends before ctx: an index that was
+// found is read in peace.
+func (h *host) openIndex(ctx, finding context.Context, s *stack, p place, opt seekable.Options) (*seekable.Layer, error) {
+	im, err := h.clientFor(s.opening).Find(finding, p.ref, blobfetch.Select{Layer: "0"})
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +200,7 @@ func (h *host) openIndex(ctx context.Context, s *stack, p place, opt seekable.Op
 	if err != nil {
 		return nil, err
 	}
-	content, err := h.client.Open(ctx, d)
+	content, err := h.clientFor(s.opening).Open(ctx, d)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ type flags struct {
 	stall     time.Duration
 	idle      time.Duration // --idle-close
 	image     string        // --default-image
+	lookup    lookup        // of mount
 
 	indexFrom  []string
 	indexTrust trust
@@ -105,8 +106,11 @@ func (f *flags) logger() (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
 }
 
-func (f *flags) client(log *slog.Logger, c *cache.Cache) (*blobfetch.Client, error) {
+// client returns a client. --creds goes to the hosts of refs; private addresses of other hosts than
+// the known ones are not asked, unless known is nil.
+func (f *flags) client(log *slog.Logger, c *cache.Cache, refs, known []string) (*blobfetch.Client, error) {
 	return blobfetch.New(blobfetch.Config{
+		CredsFor: refs, Known: known,
 		Insecure: !f.tlsVerify, Creds: f.creds, AuthFile: f.authFile, CertDir: f.certDir, Offline: f.offline,
 		Keep: c.Shelf("refs"), Scratch: func() (blobfetch.Scratch, error) { return c.Scratch() },
 		UserAgent: "machinefs/" + version, StallTimeout: f.stall, DefaultImage: f.image, Log: log,

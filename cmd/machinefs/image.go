@@ -57,7 +57,7 @@ type image struct {
 
 // open resolves ref and opens its disk.
 func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, o opening) (*image, error) {
-	im, err := h.client.Resolve(ctx, ref, sel)
+	im, err := h.clientFor(o).Resolve(ctx, ref, sel)
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +272,6 @@ func (im *image) status() status {
 		Size:  s.disk.Size(),
 		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
 		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
-		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures,
+		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures, Waiting: waitingOf(s.blob.Outage()),
 	}
 }

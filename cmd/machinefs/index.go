@@ -48,7 +48,7 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 			return err
 		}
 	}
-	h, err := newHost(f)
+	h, err := newHost(f, ref, push)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func newInspect(f *flags) *cobra.Command {
   machinefs inspect --json oci-dir:///srv/fcos`,
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			h, err := newHost(f)
+			h, err := newHost(f, args[0])
 			if err != nil {
 				return err
 			}

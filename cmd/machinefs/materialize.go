@@ -67,7 +67,7 @@ func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out
 		private.cacheDir, private.cacheSize = dir.path, 0
 		f = &private
 	}
-	h, err := newHost(f)
+	h, err := newHost(f, ref)
 	if err != nil {
 		return err
 	}

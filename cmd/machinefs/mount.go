@@ -28,7 +28,14 @@ name, and is looked up when that is first used:
   DIR/quay.io/podman/machine-os:5.3.raw
   DIR/quay.io/podman/machine-os:5.3.aarch64.applehv.raw   another architecture and disk type
 
-A file shows the same image for the life of the mount, also when its tag moves.`,
+Such a name is looked up for the user who mounted, and only that user may read the file;
+with --lookup HOST, for all who may read the mount, with the credentials of the user who
+mounted. --creds goes to the hosts of the images on the command line alone.
+
+A file shows the same image for the life of the mount, also when its tag moves.
+
+SIGINT, SIGTERM and SIGHUP unmount. If a file is open, the mount disappears from DIR, and is
+served until the last file is closed; a second signal ends it at once.`,
 		Example: `  machinefs mount /mnt/images
   machinefs mount /mnt/images fcos=oci-dir:///srv/fcos deb=https://example.org/debian.raw.xz
   machinefs mount /mnt/images --images /etc/machinefs/images --cache-size 20GiB`,
@@ -45,12 +52,15 @@ A file shows the same image for the life of the mount, also when its tag moves.`
 					return err
 				}
 			}
+			n.lookup = f.lookup
 			return mount(cmd.Context(), f, args[0], n, allowOther, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
 	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute,
 		"close an image that no process has used for so long; only then can the cache drop it")
+	cmd.Flags().Var(&f.lookup, "lookup",
+		"who has images looked up that are not on the command line: own (only the user who mounts), none, or\nHOST[:PORT],... (names at these hosts: all who may read the mount)")
 	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0,
 		"let other users read the mount (libvirt runs qemu as another user)")
 	return cmd
@@ -59,7 +69,7 @@ A file shows the same image for the life of the mount, also when its tag moves.`
 // mount serves the mount until ctx is done or somebody unmounts it. If the mount is busy when ctx
 // ends, it is detached and served until the last file is closed.
 func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool, out io.Writer) error {
-	h, err := newHost(f)
+	h, err := newHost(f, n.refs()...)
 	if err != nil {
 		return err
 	}
@@ -73,8 +83,9 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 	fmt.Fprintf(out, "mounted %s\n", dir)
 	select {
 	case <-ctx.Done():
+		srv.Drain()
 		if err := srv.Unmount(false); err != nil {
-			h.log.Warn("still in use: detached, serving until the last file is closed", "err", err)
+			h.log.Warn("still in use: detached, serving until the last file is closed; a second signal ends that", "err", err)
 			if err := srv.Unmount(true); err != nil {
 				return err
 			}

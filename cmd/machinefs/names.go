@@ -19,8 +19,9 @@ import (
 //	quay.io/podman/machine-os:5.3.aarch64.applehv.raw
 //	localhost:5000/vm@sha256:….raw
 type names struct {
-	fixed map[string]target // by path in the mount
-	sel   blobfetch.Select  // for names without a variant of their own
+	fixed  map[string]target // by path in the mount
+	lookup lookup            // of names on demand
+	sel    blobfetch.Select  // for names without a variant of their own
 }
 
 // A target is the image that a name stands for.
@@ -28,6 +29,7 @@ type target struct {
 	ref    string
 	sel    blobfetch.Select
 	listed bool // the name is fixed: the user who mounted asked for this image
+	shared bool // it is not, and its host is one of --lookup: for all who may read the mount
 }
 
 const suffix = ".raw"
@@ -55,8 +57,16 @@ func (n *names) set(name, ref string) error {
 			return &usageError{fmt.Errorf("image names %q and %q: one is in the way of the other", have, name)}
 		}
 	}
-	n.fixed[name] = target{ref, n.sel, true}
+	n.fixed[name] = target{ref: ref, sel: n.sel, listed: true}
 	return nil
+}
+
+// refs lists the references of the fixed names.
+func (n *names) refs() (list []string) {
+	for _, to := range n.fixed {
+		list = append(list, to.ref)
+	}
+	return list
 }
 
 // load takes the lines "NAME REF" of a file. It ignores empty lines and lines that begin with #.
@@ -112,6 +122,9 @@ func (n *names) find(path string) (t target, isDisk, isDir bool) {
 		}
 	}
 	parts := strings.Split(path, "/")
+	if n.lookup.off {
+		return target{}, false, false
+	}
 	if len(parts) > maxNesting || !hostPart.MatchString(parts[0]) || notAHost.MatchString(parts[0]) {
 		return target{}, false, false
 	}
@@ -126,6 +139,7 @@ func (n *names) find(path string) (t target, isDisk, isDir bool) {
 	}
 	if name, ok := strings.CutSuffix(parts[last], suffix); ok {
 		t, ok := n.onDemand(strings.Join(parts[:last], "/")+"/", name)
+		t.shared = n.lookup.forAll(path)
 		return t, ok, false
 	}
 	return target{}, false, repoPart.MatchString(parts[last])

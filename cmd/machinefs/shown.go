@@ -26,6 +26,7 @@ var (
 	_ fs.HoleSeeker  = (*shown)(nil)
 	_ fs.LocalSizer  = (*shown)(nil)
 	_ fs.Attributer  = (*shown)(nil)
+	_ fs.Discreet    = (*shown)(nil)
 	_ fs.Backer      = (*shown)(nil)
 	_ fs.Invalidator = (*shown)(nil)
 )
@@ -122,6 +123,9 @@ func (im *shown) Close() error {
 
 // Attrs are the extended attributes user.machinefs.*.
 func (im *shown) Attrs() []string { return []string{"reference", "digest", "format", "status"} }
+
+// Private keeps the status to the mounting user.
+func (im *shown) Private(name string) bool { return name == "status" }
 
 // Attr returns one of them.
 func (im *shown) Attr(name string) ([]byte, bool) {

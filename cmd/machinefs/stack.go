@@ -25,13 +25,15 @@ const maxLayers = 8
 // A host is shared by all images of a process.
 type host struct {
 	client *blobfetch.Client
+	shared *blobfetch.Client // for names that others may have looked up: see --lookup
 	cache  *cache.Cache
 	memory *semaphore.Weighted // bytes, --memory
 	flags  *flags
 	log    *slog.Logger
 }
 
-func newHost(f *flags) (*host, error) {
+// newHost returns a host for the references of the command line; --creds goes to their hosts.
+func newHost(f *flags, refs ...string) (*host, error) {
 	if f.span <= 0 || f.span > seekable.MaxSpan {
 		return nil, &usageError{fmt.Errorf("--span %s: want more than 0 and at most 16MiB", &f.span)}
 	}
@@ -46,22 +48,38 @@ func newHost(f *flags) (*host, error) {
 	if err != nil {
 		return nil, local(err)
 	}
-	client, err := f.client(log, c)
+	client, err := f.client(log, c, append(refs, f.indexFrom...), nil)
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
+	shared := client
+	if len(f.lookup.hosts) > 0 {
+		if shared, err = f.client(log, c, nil, f.lookup.hosts); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
 	// Garbage of decoding is collected before it grows beyond the budget by much.
 	debug.SetMemoryLimit(int64(f.memory) + overhead)
-	return &host{client: client, cache: c, memory: semaphore.NewWeighted(int64(f.memory)), flags: f, log: log}, nil
+	return &host{client: client, shared: shared, cache: c, memory: semaphore.NewWeighted(int64(f.memory)), flags: f, log: log}, nil
 }
 
 // overhead is the memory in bytes that the budget does not count: requests, tables, the kernel's
 // side of reads.
 const overhead = 96 << 20
 
+// clientFor returns the client of an image's requests.
+func (h *host) clientFor(o opening) *blobfetch.Client {
+	if o.shared {
+		return h.shared
+	}
+	return h.client
+}
+
 func (h *host) Close() {
 	h.client.Close()
+	h.shared.Close()
 	h.cache.Close()
 }
 
@@ -113,6 +131,7 @@ type opening struct {
 	walk     bool   // no index is looked for, because one is to be made
 	copying  bool   // all of it will be read: nothing is read through for its size alone
 	patient  bool   // it is being read: outages are waited for, also while it is opened anew
+	shared   bool   // everybody who may read the mount may have had it looked up
 	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
 	measure  func() // called when a stream begins to be read for its size; nil: nobody wants to know
 	near     func() // called when nearly all of the blob has passed
@@ -173,7 +192,7 @@ func (s *stack) build(ctx context.Context) (err error) {
 
 // openBlob opens the blob, its entry in the cache and its voucher.
 func (s *stack) openBlob(ctx context.Context) (err error) {
-	if s.blob, err = s.host.client.Open(ctx, s.source); err != nil {
+	if s.blob, err = s.host.clientFor(s.opening).Open(ctx, s.source); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.blob)

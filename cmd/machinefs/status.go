@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
+	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/fs"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -34,6 +37,47 @@ type status struct {
 	Hits      int64  `json:"hits"`    // reads answered from the cache
 	Misses    int64  `json:"misses"`  // reads that waited for a fetch
 	Damaged   int64  `json:"damaged"` // pages of the cache found damaged, and fetched again
+
+	Waiting *waiting `json:"waiting,omitempty"` // what reads, or the opening, wait for
+}
+
+// A waiting tells of a host that does not answer as it should.
+type waiting struct {
+	Host  string    `json:"host"`
+	Since time.Time `json:"since"`
+	Tries int       `json:"tries"`
+	Next  time.Time `json:"next,omitzero"` // of the next try
+	Cause string    `json:"cause"`
+}
+
+func waitingOf(o blobfetch.Outage, is bool) *waiting {
+	if !is || o.Host == "" {
+		return nil
+	}
+	return &waiting{o.Host, o.Since, o.Tries, o.Next, o.Cause}
+}
+
+// waitingFor returns what the opening of a reference waits for, as far as its own host is concerned.
+func (h *host) waitingFor(ref string) *waiting {
+	r, err := blobfetch.ParseReference(ref)
+	if err != nil {
+		return nil
+	}
+	for _, o := range slices.Concat(h.client.Outages(), h.shared.Outages()) {
+		if o.Host == r.Host() {
+			return waitingOf(o, true)
+		}
+	}
+	return nil
+}
+
+// String is a line of the table.
+func (w *waiting) String() string {
+	text := fmt.Sprintf("waits for %s since %v, %d tries", w.Host, time.Since(w.Since).Round(time.Second), w.Tries)
+	if !w.Next.IsZero() {
+		text += fmt.Sprintf(", next in %v", max(0, time.Until(w.Next)).Round(time.Second))
+	}
+	return text + ": " + w.Cause
 }
 
 // The states of an image.
@@ -56,7 +100,10 @@ func newStatus(f *flags) *cobra.Command {
   VERIFIED   yes      every byte was compared with the image's digest
              not yet  the digest needs every byte; those read passed the format's checks, if it has any
              WRONG    the bytes do not have the digest: reads fail
-             -        the source gives no digest`,
+             -        the source gives no digest
+
+Below an image that waits for its host stands since when, how often it was asked, and why.
+Only the user who mounted sees the status.`,
 		Example: `  machinefs status
   machinefs status /mnt/images --json`,
 		Args: usage(cobra.MaximumNArgs(1)),
@@ -119,11 +166,17 @@ func printStatus(w io.Writer, list []status) error {
 	for _, s := range list {
 		if s.State != stateReady {
 			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
+			if s.Waiting != nil {
+				fmt.Fprintf(t, "  %v\n", s.Waiting)
+			}
 			continue
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n",
 			s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob),
 			s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
+		if s.Waiting != nil {
+			fmt.Fprintf(t, "  %v\n", s.Waiting)
+		}
 	}
 	return t.Flush()
 }

@@ -26,6 +26,7 @@ type tree struct {
 type touched struct {
 	im    *shown // nil while it is not open
 	state string // then: the reason
+	ref   string // while it is being opened
 }
 
 func newTree(h *host, n *names) *tree {
@@ -35,6 +36,7 @@ func newTree(h *host, n *names) *tree {
 var (
 	_ fs.Tree       = (*tree)(nil)
 	_ fs.Attributer = (*tree)(nil)
+	_ fs.Discreet   = (*tree)(nil)
 )
 
 // Names returns the paths that are listed before anybody touched them.
@@ -42,7 +44,9 @@ func (t *tree) Names() []string { return slices.Sorted(maps.Keys(t.names.fixed))
 
 // Lookup tells what path is, from its form alone.
 func (t *tree) Lookup(path string) fs.Kind {
-	switch _, isDisk, isDir := t.names.find(path); {
+	switch to, isDisk, isDir := t.names.find(path); {
+	case isDisk && !to.listed && !to.shared:
+		return fs.Private
 	case isDisk:
 		return fs.File
 	case isDir:
@@ -57,7 +61,7 @@ func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
 	if !ok {
 		return nil, os.ErrNotExist
 	}
-	t.set(path, &touched{state: stateOpening})
+	t.set(path, &touched{state: stateOpening, ref: target.ref})
 	im, err := t.open(ctx, path, target)
 	if err != nil {
 		t.set(path, &touched{state: "not available: " + err.Error()})
@@ -74,7 +78,8 @@ func (t *tree) Open(ctx context.Context, path string) (fs.Disk, error) {
 const maxPins = 100_000
 
 func (t *tree) open(ctx context.Context, path string, to target) (*image, error) {
-	o := opening{unlisted: !to.listed, measure: func() { t.set(path, &touched{state: stateMeasure}) }}
+	o := opening{unlisted: !to.listed, shared: to.shared}
+	o.measure = func() { t.set(path, &touched{state: stateMeasure, ref: to.ref}) }
 	t.mu.Lock()
 	p, pinned := t.pins[path]
 	full := len(t.pins) >= maxPins
@@ -120,6 +125,9 @@ func (t *tree) forget(im *shown) {
 // Attrs are the extended attributes of the mount itself.
 func (t *tree) Attrs() []string { return []string{"status"} }
 
+// Private keeps the status, with all references in it, to the mounting user.
+func (t *tree) Private(name string) bool { return name == "status" }
+
 // maxAttr is the most that an extended attribute holds, in bytes: XATTR_SIZE_MAX of Linux.
 const maxAttr = 64 << 10
 
@@ -136,6 +144,8 @@ func (t *tree) Attr(name string) ([]byte, bool) {
 		st := status{State: t.touched[path].state}
 		if im := t.touched[path].im; im != nil {
 			st = im.status()
+		} else if ref := t.touched[path].ref; ref != "" {
+			st.Reference, st.Waiting = ref, t.host.waitingFor(ref)
 		}
 		st.Name = path
 		data, err := json.Marshal(st)
