@@ -75,7 +75,7 @@ func home(t testing.TB) string {
 	for _, name := range []string{"HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"} {
 		t.Setenv(name, dir)
 	}
-	for _, name := range []string{"REGISTRY_AUTH_FILE", "CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "HTTP_PROXY", "HTTPS_PROXY", "DOCKER_AUTH_CONFIG"} {
+	for _, name := range []string{"REGISTRY_AUTH_FILE", "CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "DOCKER_AUTH_CONFIG"} {
 		t.Setenv(name, "")
 	}
 	return dir

@@ -1,6 +1,7 @@
 package blobfetch
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -11,14 +12,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // hosts is the http.RoundTripper of everything: one connection pool per set of certificates, chosen
 // by the request's host. It follows no redirect and adds no credentials.
 type hosts struct {
-	cfg   Config
-	extra *tls.Config // of Config.CertDir, nil without one
+	cfg     Config
+	proxies proxies
+	extra   *tls.Config // of Config.CertDir, nil without one
 
 	mu     sync.Mutex
 	pools  map[string]*http.Transport
@@ -37,7 +40,11 @@ func certFolders() []string {
 }
 
 func newHosts(cfg Config) (*hosts, error) {
-	h := &hosts{cfg: cfg, pools: map[string]*http.Transport{}, named: map[string]bool{}}
+	p, err := newProxies()
+	if err != nil {
+		return nil, wrap("read", "the environment", err)
+	}
+	h := &hosts{cfg: cfg, proxies: p, pools: map[string]*http.Transport{}, named: map[string]bool{}}
 	if cfg.CertDir != "" {
 		if _, err := os.ReadDir(cfg.CertDir); err != nil {
 			return nil, wrap("read", "certificate folder "+cfg.CertDir, localFault(err))
@@ -63,6 +70,9 @@ func (h *hosts) name(host string) {
 
 // RoundTrip sends one request through the pool of its host.
 func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	if h.cfg.Known != nil && !h.known(hostPort(req.URL)) && private(net.ParseIP(req.URL.Hostname())) {
+		return nil, notKnown(req.URL.Host) // behind a proxy, no address is seen
+	}
 	pool, err := h.pool(req.URL.Host)
 	if err != nil {
 		return nil, err
@@ -102,31 +112,74 @@ func (h *hosts) pool(host string) (*http.Transport, error) {
 	}
 	if !own {
 		if h.shared == nil {
-			h.shared = newPool(conf)
+			h.shared = h.newPool(conf)
 		}
 		h.pools[host] = h.shared
 		return h.shared, nil
 	}
-	h.pools[host] = newPool(conf)
+	h.pools[host] = h.newPool(conf)
 	return h.pools[host], nil
 }
 
-func newPool(conf *tls.Config) *http.Transport {
+func (h *hosts) newPool(conf *tls.Config) *http.Transport {
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       conf,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConnsPerHost:   32,
-		IdleConnTimeout:       90 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		DisableCompression:    true, // ranges count the bytes of the file as it is stored
-		ReadBufferSize:        64 << 10,
+		Proxy:                  h.proxies.of,
+		DialContext:            h.dial,
+		OnProxyConnectResponse: connected,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    15 * time.Second,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    32,
+		IdleConnTimeout:        90 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		DisableCompression:     true, // ranges count the bytes of the file as it is stored
+		ReadBufferSize:         64 << 10,
 		// A dead HTTP/2 connection would otherwise swallow each retry, for retries share it.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
 }
+
+// dial connects to HOST:PORT. Where not all addresses may be asked, those of this machine and its
+// networks are refused, after the DNS has been asked: a name may mean anything.
+func (h *hosts) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	if h.cfg.Known != nil && !h.known(addr) && !h.proxies.is(addr) {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			ip, _, err := net.SplitHostPort(address)
+			if err != nil || private(net.ParseIP(ip)) {
+				return notKnown(addr)
+			}
+			return nil
+		}
+	}
+	return d.DialContext(ctx, network, addr)
+}
+
+func notKnown(host string) error {
+	return failf(ErrNetwork, "--lookup "+host+" allows it", "%s is an address of this machine or its networks, which only the mounting user may have asked", host)
+}
+
+// known reports a HOST:PORT whose addresses may all be asked. Config.Known may leave out the ports
+// of https and http.
+func (h *hosts) known(addr string) bool {
+	addr = canonicalHost("", addr)
+	host, port, _ := net.SplitHostPort(addr)
+	for _, k := range h.cfg.Known {
+		if k = canonicalHost("", k); k == addr || (port == "443" || port == "80") && strings.Trim(k, "[]") == host {
+			return true
+		}
+	}
+	return false
+}
+
+// private reports an address that is not of the Internet at large: loopback, link-local, RFC 1918
+// and RFC 4193, multicast, unspecified, carrier-grade NAT (RFC 6598).
+func private(ip net.IP) bool {
+	return ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() ||
+		carrierNAT.Contains(ip) || ip.Equal(net.IPv4bcast))
+}
+
+var carrierNAT = net.IPNet{IP: net.IPv4(100, 64, 0, 0), Mask: net.CIDRMask(10, 32)}
 
 func (h *hosts) closeIdle() {
 	h.mu.Lock()
@@ -214,4 +267,33 @@ func localFault(err error) error {
 }
 
 // sameOrigin reports that two addresses are of one scheme and host.
-func sameOrigin(a, b *url.URL) bool { return a.Scheme == b.Scheme && a.Host == b.Host }
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && canonicalHost(a.Scheme, a.Host) == canonicalHost(b.Scheme, b.Host)
+}
+
+// canonicalHost returns HOST or HOST:PORT without what does not tell hosts apart: the scheme's own
+// port, the case of letters, a final dot.
+func canonicalHost(scheme, host string) string {
+	host = strings.ToLower(host)
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		return strings.TrimSuffix(host, ".")
+	}
+	name = strings.TrimSuffix(name, ".")
+	if strings.Contains(name, ":") {
+		name = "[" + name + "]"
+	}
+	if port == "" || scheme == "https" && port == "443" || scheme == "http" && port == "80" {
+		return name
+	}
+	return name + ":" + port
+}
+
+// hostPort returns HOST:PORT of an address.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443", "http": "80"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}

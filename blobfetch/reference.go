@@ -131,6 +131,9 @@ func parseRegistry(s string) (Reference, error) {
 	if !hasHost(s) {
 		return Reference{}, failf(ErrReference, "use a fully-qualified name such as quay.io/podman/machine-os:5.6, or ./NAME for a file", "it is a short name, without a registry's host")
 	}
+	if first, _, _ := strings.Cut(s, "/"); strings.Contains(first, "@") {
+		return Reference{}, failf(ErrReference, "use --creds, --creds-file or a login", "malformed name: a user name and a password do not go into it")
+	}
 	ref := Reference{Transport: Registry}
 	base, digest, pinned := strings.Cut(s, "@")
 	if pinned {
@@ -186,11 +189,8 @@ func parseLayout(t Transport, s string, exists func(string) bool) (Reference, er
 
 func parseURL(s string) (Reference, error) {
 	u, err := url.Parse(s)
-	if err != nil {
-		if bare, ok := err.(*url.Error); ok { //nolint:errorlint // Parse returns it as it is
-			err = bare.Err // without the URL, which can hold a password
-		}
-		return Reference{}, failf(ErrReference, "", "%w", err)
+	if err != nil { // whose words quote parts of it, which can be a password's
+		return Reference{}, failf(ErrReference, "write %XX for all but letters and digits in a user name and a password", "malformed URL")
 	}
 	if u.Host == "" || u.Opaque != "" {
 		return Reference{}, failf(ErrReference, "", "it names no host")

@@ -66,7 +66,7 @@ func TestBasicAuthOfRealRegistry(t *testing.T) {
 	want := diskOf("x86_64", "qemu")
 	sel := Select{Arch: "amd64"}
 
-	for name, cfg := range map[string]Config{"creds": {Creds: "ann:s3cret"}, "authfile": {AuthFile: authFile}} {
+	for name, cfg := range map[string]Config{"creds": {Creds: "ann:s3cret", CredsFor: []string{host + "/m:1"}}, "authfile": {AuthFile: authFile}} {
 		t.Run(name, func(t *testing.T) {
 			b, _, _ := open(t, newClient(t, cfg), host+"/m:1", sel)
 			wantBytes(t, readAllOf(t, b), want)

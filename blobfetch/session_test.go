@@ -118,7 +118,7 @@ func (s *server) readAt32(t testing.TB, b *Blob) {
 func TestExpiredTokenCostsOneTokenRequestForAllReaders(t *testing.T) {
 	reg := newTokenRegistry(t, noise(4, 200_000), httptest.NewServer)
 	reg.tokenOK = func() string { return "ann:s3cret" }
-	c := newClient(t, Config{Creds: "ann:s3cret"})
+	c := newClient(t, Config{Creds: "ann:s3cret", CredsFor: []string{reg.ref()}})
 	b, _, _ := open(t, c, reg.ref(), Select{})
 	if n := reg.handedOut(); n != 1 {
 		t.Fatalf("%d tokens for the first resolve, want 1", n)
@@ -166,7 +166,7 @@ func TestRefusedCredentialsFailAtOnceAndStaySecret(t *testing.T) {
 	reg := newTokenRegistry(t, noise(4, 1000), httptest.NewServer)
 	reg.tokenOK = func() string { return "ann:right" }
 	var log logLines
-	c := newClient(t, Config{Creds: "ann:wr0ng", Log: log.logger()})
+	c := newClient(t, Config{Creds: "ann:wr0ng", CredsFor: []string{reg.ref()}, Log: log.logger()})
 	_, err := c.Resolve(t.Context(), reg.ref(), Select{})
 	wantKind(t, err, ErrNetwork, "401", "--creds")
 	if text := err.Error() + log.String(); strings.Contains(text, "wr0ng") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("ann:wr0ng"))) {
@@ -341,7 +341,7 @@ func TestCredentialsOfAURLGoToItsHostOnly(t *testing.T) {
 	for name, tc := range map[string]struct {
 		ref string
 		cfg Config
-	}{"in the URL": {withUser, Config{}}, "--creds": {s.URL + "/disk.raw", Config{Creds: "ann:s3cret"}}} {
+	}{"in the URL": {withUser, Config{}}, "--creds": {s.URL + "/disk.raw", Config{Creds: "ann:s3cret", CredsFor: []string{s.URL + "/other.raw"}}}} {
 		t.Run(name, func(t *testing.T) {
 			b, d, im := open(t, newClient(t, tc.cfg), tc.ref, Select{})
 			if err := b.ReadAt(t.Context(), make([]byte, 10), 0); err != nil {
