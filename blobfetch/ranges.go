@@ -25,8 +25,8 @@ const (
 // ranged reads a blob by HTTP ranges.
 type ranged struct {
 	c         *Client
-	locations []location // where the blob may be asked for, mirrors first
-	host      string     // that the reference names
+	locations []*location // where the blob may be asked for, mirrors first
+	host      string      // that the reference names
 	size      int64
 	pin       pin
 	n         *counters
@@ -47,6 +47,7 @@ type ranged struct {
 // A location is one place of a blob.
 type location struct {
 	mirror string                                              // its key in Client.mirrors; "" for the registry or server itself
+	lacks  atomic.Bool                                         // a mirror that does not have this blob
 	open   func(ctx context.Context) (origin, *url.URL, error) // where the blob's address is; may need a handshake
 }
 
@@ -133,6 +134,10 @@ func (r *ranged) fetch(ctx context.Context, b []byte, off int64) (err error) {
 			return context.Cause(ctx)
 		}
 		r.drop(nil)
+		if at.mirror != "" && missing(err) {
+			at.lacks.Store(true)
+			continue
+		}
 		if r.c.failMirror(at.mirror, err) {
 			continue // with the next place
 		}
@@ -146,11 +151,11 @@ func (r *ranged) fetch(ctx context.Context, b []byte, off int64) (err error) {
 // location returns the first place that is not known to fail; the last one is always asked.
 func (r *ranged) location() *location {
 	for i := range r.locations[:len(r.locations)-1] {
-		if r.c.mirrorWorks(r.locations[i].mirror) {
-			return &r.locations[i]
+		if at := r.locations[i]; !at.lacks.Load() && r.c.mirrorWorks(at.mirror) {
+			return at
 		}
 	}
-	return &r.locations[len(r.locations)-1]
+	return r.locations[len(r.locations)-1]
 }
 
 // attempt makes at most one request and returns how many bytes from the start of b it filled.

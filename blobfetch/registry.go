@@ -200,7 +200,7 @@ func (c *Client) openRegistry(d Disk) (*Blob, error) {
 	r := newRanged(c, repo.RegistryStr(), d.Size, n)
 	for _, e := range ends {
 		s := c.session(e, pullActions)
-		r.locations = append(r.locations, location{e.key(), func(ctx context.Context) (origin, *url.URL, error) {
+		r.locations = append(r.locations, &location{mirror: e.key(), open: func(ctx context.Context) (origin, *url.URL, error) {
 			if err := s.ready(ctx); err != nil {
 				return nil, nil, err
 			}

@@ -141,7 +141,7 @@ func (c *Client) openWeb(d Disk) *Blob {
 	if d.Digest == "" { // a digest says more than ETag and date, which differ in a pool of servers
 		r.pin = d.place.pin
 	}
-	r.locations = []location{{open: func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }}}
+	r.locations = []*location{{open: func(context.Context) (origin, *url.URL, error) { return w, w.url, nil }}}
 	return &Blob{src: r, key: d.Key, digest: d.Digest, size: d.Size, n: n}
 }
 

@@ -24,6 +24,7 @@ type flags struct {
 	selection blobfetch.Select
 	tlsVerify bool
 	creds     string
+	credsFile string
 	authFile  string
 	certDir   string
 	offline   bool
@@ -61,7 +62,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 		"image that docker:// alone means (default from containers.conf, else quay.io/podman/machine-os)")
 
 	fs.BoolVar(&f.tlsVerify, "tls-verify", true, "ask registries by https only, and check their certificates")
-	fs.StringVar(&f.creds, "creds", "", "user[:password] for the registry")
+	fs.Var((*secret)(&f.creds), "creds",
+		"user[:password] for the hosts of the images on the command line (default $"+credsVariable+"); other users see it in ps\nfor an instant: --creds-file is better")
+	fs.StringVar(&f.credsFile, "creds-file", "", "file with one line user:password, in the place of --creds")
 	fs.StringVar(&f.authFile, "authfile", os.Getenv("REGISTRY_AUTH_FILE"),
 		"file with registry credentials (default podman's and docker's)")
 	fs.StringVar(&f.certDir, "cert-dir", "", "folder with certificates (*.crt, *.cert, *.key) for the registry")
@@ -109,9 +112,13 @@ func (f *flags) logger() (*slog.Logger, error) {
 // client returns a client. --creds goes to the hosts of refs; private addresses of other hosts than
 // the known ones are not asked, unless known is nil.
 func (f *flags) client(log *slog.Logger, c *cache.Cache, refs, known []string) (*blobfetch.Client, error) {
+	creds, err := f.credentials()
+	if err != nil {
+		return nil, err
+	}
 	return blobfetch.New(blobfetch.Config{
 		CredsFor: refs, Known: known,
-		Insecure: !f.tlsVerify, Creds: f.creds, AuthFile: f.authFile, CertDir: f.certDir, Offline: f.offline,
+		Insecure: !f.tlsVerify, Creds: creds, AuthFile: f.authFile, CertDir: f.certDir, Offline: f.offline,
 		Keep: c.Shelf("refs"), Scratch: func() (blobfetch.Scratch, error) { return c.Scratch() },
 		UserAgent: "machinefs/" + version, StallTimeout: f.stall, DefaultImage: f.image, Log: log,
 	})
@@ -123,3 +130,15 @@ func (f *flags) cache(log *slog.Logger) (*cache.Cache, error) {
 	}
 	return cache.Open(cache.Config{Dir: f.cacheDir, Limit: int64(f.cacheSize), Log: log})
 }
+
+// A secret is the value of a flag that help does not show.
+type secret string
+
+// Set parses the flag.
+func (s *secret) Set(v string) error { *s = secret(v); return nil }
+
+// String is empty: it is what help shows as the default.
+func (s *secret) String() string { return "" }
+
+// Type names the flag's value in help.
+func (s *secret) Type() string { return "string" }

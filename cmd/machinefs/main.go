@@ -21,6 +21,10 @@ import (
 var version = "devel"
 
 func main() {
+	if err := hideCreds(os.Args); err != nil {
+		fmt.Fprintf(os.Stderr, "machinefs: hide --creds: %v; use --creds-file\n", err)
+		os.Exit(exitOther)
+	}
 	ending := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		ending = append(ending, syscall.SIGHUP)
@@ -45,7 +49,7 @@ func execute(ctx context.Context, args []string) int {
 }
 
 func newRoot() *cobra.Command {
-	f := &flags{}
+	f := &flags{creds: takeCreds()}
 	root := &cobra.Command{
 		Use: "machinefs",
 		Short: "Virtual-machine images in registries, OCI folders and on web servers, as raw disk files.\n" +
