@@ -21,6 +21,7 @@ type fault struct {
 	left  atomic.Int64 // how often it may still happen
 	fired atomic.Int64
 
+	on     func(r *http.Request) bool                   // the requests that it happens to; nil: those for the file or a blob
 	refuse func(w http.ResponseWriter, r *http.Request) // answers in place of the server; nil: never
 
 	// pass sees the bytes of the file from off on, before they are sent, and may change them, wait,
@@ -42,6 +43,19 @@ func (f *fault) take() bool {
 			return true
 		}
 	}
+}
+
+// answers returns whether the fault answered a request in the place of the server.
+func (f *fault) answers(w http.ResponseWriter, r *http.Request, content bool) bool {
+	wanted := content
+	if f.on != nil {
+		wanted = f.on(r)
+	}
+	if f.refuse == nil || !wanted || !f.take() {
+		return false
+	}
+	f.refuse(w, r)
+	return true
 }
 
 func newFault(times int64, format string, args ...any) *fault {

@@ -81,7 +81,13 @@ func watch(t testing.TB, h http.Handler, stopAfter int64) *rangeServer {
 	s.stop.Store(stopAfter)
 	var err error
 	s.Server, err = image.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/v2/") && !strings.Contains(r.URL.Path, "/blobs/") {
+		content := !strings.HasPrefix(r.URL.Path, "/v2/") || r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/sha256:")
+		for _, f := range s.injected() {
+			if f.answers(w, r, content) {
+				return
+			}
+		}
+		if !content {
 			h.ServeHTTP(w, r)
 			return
 		}
@@ -90,12 +96,6 @@ func watch(t testing.TB, h http.Handler, stopAfter int64) *rangeServer {
 			select {
 			case <-s.gate:
 			case <-r.Context().Done():
-				return
-			}
-		}
-		for _, f := range s.injected() {
-			if f.refuse != nil && f.take() {
-				f.refuse(w, r)
 				return
 			}
 		}
