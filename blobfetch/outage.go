@@ -278,6 +278,13 @@ func (b *Blob) Outage() (Outage, bool) {
 	return r.c.peer(r.host).outage()
 }
 
+// SetEager is SetPatient from the moment on at which the blob gives its first bytes.
+func (b *Blob) SetEager() {
+	if r, is := b.src.(*ranged); is {
+		r.eager.Store(true)
+	}
+}
+
 // SetPatient has faults that may pass waited for until Config.StallTimeout. Before it is called the
 // blob is being looked up, and they fail after some seconds.
 func (b *Blob) SetPatient() {

@@ -131,7 +131,7 @@ func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artif
 		return "", err
 	}
 	if p.resolving { // it answers: from here on, outages are waited for
-		p.resolving, p.limit, p.since = false, c.cfg.StallTimeout, c.clock.now()
+		p.resolving, p.begun, p.limit, p.since = false, true, c.cfg.StallTimeout, c.clock.now()
 	}
 	opts := []name.Option{name.StrictValidation}
 	if s.address().Scheme == "http" {

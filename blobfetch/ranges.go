@@ -31,6 +31,7 @@ type ranged struct {
 	pin       pin
 	n         *counters
 
+	eager   atomic.Bool  // as patient, from the first good bytes on
 	patient atomic.Bool  // somebody has the blob open: outages are waited for
 	stuck   atomic.Int32 // fetches that wait
 	good    atomic.Bool  // it gave good bytes
@@ -71,7 +72,7 @@ func (r *ranged) close() error { return r.stream.close() }
 
 // patience returns the account of a new fetch.
 func (r *ranged) patience() (p *patience) {
-	if r.patient.Load() {
+	if r.patient.Load() || r.eager.Load() && r.good.Load() {
 		p = r.c.newPatience(r.host)
 	} else {
 		p = r.c.resolvePatience(r.host)

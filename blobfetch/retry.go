@@ -138,6 +138,7 @@ type patience struct {
 	limit     time.Duration // from the last byte, or the begin, to the end
 	resolving bool          // somebody waits for a first look-up: faults that need proof end it
 	once      bool          // no second attempt
+	begun     bool          // its host did what was asked before: nonsense is waited for
 	mirror    bool          // the attempt is made at a mirror, after which comes another place
 	since     time.Time
 	failures  int // since then
@@ -231,7 +232,7 @@ func (p *patience) fault(err error) *passingError {
 		return nil
 	}
 	tries := fault.tries
-	if proven && !fault.hard {
+	if (proven || p.begun) && !fault.hard {
 		tries = 0
 	}
 	if p.resolving && errors.Is(err, syscall.ECONNREFUSED) {

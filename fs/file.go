@@ -18,7 +18,7 @@ type file struct {
 
 	local   atomic.Int64 // the last answer of LocalBytes; while the disk is closed, it is all there is
 	failing atomic.Bool  // the last read failed; logged once per change
-	gaveUp  atomic.Pointer[gaveUp]
+	gaveUp  atomic.Pointer[[]gaveUp]
 
 	// Under filesystem.mu:
 	disk  Disk      // nil while closed for being idle

@@ -98,7 +98,7 @@ const (
 	againTime   = 100 * time.Millisecond
 )
 
-// A gaveUp is the last read of a file that failed slowly.
+// A gaveUp is a read that failed slowly.
 type gaveUp struct {
 	start, end int64
 	errno      syscall.Errno
@@ -106,22 +106,44 @@ type gaveUp struct {
 }
 
 func (f *file) noteGivenUp(off int64, n int, errno syscall.Errno, began time.Time) {
-	if now := time.Now(); errno != syscall.EINTR && now.Sub(began) > slowFailure {
-		f.gaveUp.Store(&gaveUp{off, off + int64(n), errno, now})
+	now := time.Now()
+	if errno == syscall.EINTR || now.Sub(began) <= slowFailure {
+		return
+	}
+	for {
+		old := f.gaveUp.Load()
+		list := []gaveUp{{off, off + int64(n), errno, now}}
+		if old != nil {
+			for _, g := range *old {
+				if now.Sub(g.at) <= againTime && len(list) < maxBackground {
+					list = append(list, g)
+				}
+			}
+		}
+		if f.gaveUp.CompareAndSwap(old, &list) {
+			return
+		}
 	}
 }
 
 // askedAgain returns the errno of a read that repeats one that was given up just now, else 0.
 func (f *file) askedAgain(off int64, n int) syscall.Errno {
-	g := f.gaveUp.Load()
-	switch {
-	case g == nil:
+	list := f.gaveUp.Load()
+	if list == nil {
 		return 0
-	case time.Since(g.at) > againTime:
-		f.gaveUp.CompareAndSwap(g, nil)
-		return 0
-	case off < g.end && off+int64(n) > g.start:
-		return g.errno
+	}
+	recent := false
+	for _, g := range *list {
+		if time.Since(g.at) > againTime {
+			continue
+		}
+		recent = true
+		if off < g.end && off+int64(n) > g.start {
+			return g.errno
+		}
+	}
+	if !recent {
+		f.gaveUp.CompareAndSwap(list, nil)
 	}
 	return 0
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -190,4 +193,42 @@ func TestPanicsStayInside(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(dir, "b.raw")); err != nil || len(got) != 10 {
 		t.Errorf("the other file: %d bytes, %v", len(got), err)
 	}
+}
+
+// A lateDisk fails each read after slowFailure.
+type lateDisk struct {
+	bareDisk
+	reads atomic.Int64
+}
+
+func (d *lateDisk) ReadAt(ctx context.Context, _ []byte, _ int64) error {
+	d.reads.Add(1)
+	select {
+	case <-time.After(slowFailure + 50*time.Millisecond):
+		return errors.New("nobody answers")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestAReadThatWasGivenUpIsNotBegunAnew when the kernel repeats it at once, and is when a program
+// reads again later.
+func TestAReadThatWasGivenUpIsNotBegunAnew(t *testing.T) {
+	late := &lateDisk{bareDisk: bareDisk{fullDisk(4096)}}
+	dir, _ := mountTree(t, newTree(map[string]Disk{"a.raw": late}, "a.raw"), Config{})
+	f, err := os.Open(filepath.Join(dir, "a.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(make([]byte, 10), 0); !errors.Is(err, syscall.EIO) {
+		t.Errorf("error is %v, want EIO", err)
+	}
+	if n := late.reads.Load(); n != 1 {
+		t.Errorf("read %d times for one read(2)", n)
+	}
+	eventually(t, "the failure is forgotten", func() bool {
+		f.ReadAt(make([]byte, 10), 0)
+		return late.reads.Load() > 1
+	})
 }

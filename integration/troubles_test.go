@@ -189,11 +189,15 @@ func helperIn(t testing.TB, home string, f *front) {
 	f.home = home
 }
 
+// helperPause is longer than the program goes by a helper's last answer without asking it anew.
+const helperPause = 1100 * time.Millisecond
+
 // mood changes what the helper does, and has a new password needed at once.
 func mood(what string) func(f *front) func() {
 	return func(f *front) func() {
 		file := filepath.Join(f.home, "mood")
 		os.WriteFile(file, []byte(what), 0o644)
+		time.Sleep(helperPause)
 		f.expire()
 		f.gate.fired.Add(1)
 		return func() { os.Remove(file) }

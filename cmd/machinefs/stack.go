@@ -196,8 +196,11 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 		return err
 	}
 	s.closers = append(s.closers, s.blob)
-	if s.opening.patient {
+	switch {
+	case s.opening.patient:
 		s.blob.SetPatient()
+	case s.opening.copying: // nobody waits for a look-up
+		s.blob.SetEager()
 	}
 	if s.records, err = s.entry(s.source.Key); err != nil {
 		return err
