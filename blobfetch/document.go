@@ -35,7 +35,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 		FSLayers      json.RawMessage `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
-		return nil, failf(ErrNotImage, "", "malformed manifest: %w", err)
+		return nil, failf(ErrNotImage, "", "malformed manifest") // the decoder's words quote it
 	}
 	kind := head.MediaType
 	if kind == "" {
@@ -57,7 +57,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 		}
 		doc.index = &v1.IndexManifest{}
 		if err := json.Unmarshal(raw, doc.index); err != nil {
-			return nil, failf(ErrNotImage, "", "malformed index: %w", err)
+			return nil, failf(ErrNotImage, "", "malformed index")
 		}
 		return doc, checkDescriptors(doc.index.Manifests)
 	}
@@ -66,7 +66,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 	}
 	doc.manifest = &v1.Manifest{}
 	if err := json.Unmarshal(raw, doc.manifest); err != nil {
-		return nil, failf(ErrNotImage, "", "malformed manifest: %w", err)
+		return nil, failf(ErrNotImage, "", "malformed manifest")
 	}
 	return doc, checkDescriptors(doc.manifest.Layers)
 }

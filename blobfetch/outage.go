@@ -285,6 +285,14 @@ func (b *Blob) SetEager() {
 	}
 }
 
+// SetTrusted notes that good bytes of the blob are held from an earlier time: a refusal of it may
+// pass, as after bytes that this Blob gave.
+func (b *Blob) SetTrusted() {
+	if r, is := b.src.(*ranged); is {
+		r.good.Store(true)
+	}
+}
+
 // SetPatient has faults that may pass waited for until Config.StallTimeout. Before it is called the
 // blob is being looked up, and they fail after some seconds.
 func (b *Blob) SetPatient() {

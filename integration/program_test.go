@@ -45,7 +45,13 @@ var raced = []string{
 // command prepares a run of the program, which dies with the test.
 func command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return commandFor(t, patience, args...)
+}
+
+// commandFor is command for a program that may run so long.
+func commandFor(t testing.TB, long time.Duration, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), long)
 	t.Cleanup(cancel)
 	path := program
 	if slices.ContainsFunc(raced, func(name string) bool { return strings.HasPrefix(t.Name(), name) }) {

@@ -95,6 +95,7 @@ func (h *host) openPinned(ctx context.Context, p pin, o opening) (*image, error)
 		return nil, err
 	}
 	s.blob.SetPatient()
+	s.blob.SetTrusted() // it was opened from bytes fetched now, or kept
 	im.opening.patient = true
 	im.cur.Store(s)
 	if im.opening.near != nil {

@@ -10,6 +10,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -25,6 +27,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "machinefs: hide --creds: %v; use --creds-file\n", err)
 		os.Exit(exitOther)
 	}
+	log.SetOutput(io.Discard) // net/http prints there what servers send unasked
 	ending := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		ending = append(ending, syscall.SIGHUP)

@@ -199,6 +199,7 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 	switch {
 	case s.opening.patient:
 		s.blob.SetPatient()
+		s.blob.SetTrusted()
 	case s.opening.copying: // nobody waits for a look-up
 		s.blob.SetEager()
 	}
