@@ -13,10 +13,11 @@
 //
 //   - ReadAt fills all of p or fails. Parallel calls are allowed. The server's
 //     Content-Range says where bytes belong, and must be the range that was asked for.
-//   - A fault that may pass (connection lost, stall, 429, 5xx, a web page from a captive proxy) is
-//     retried with back-off and jitter until Config.StallTimeout has gone by without one new byte.
-//     Other faults (404 on a digest, 401, a changed file, a wrong length) fail at once. Only single
-//     ranges with both ends are sent; many servers refuse the rest.
+//   - A fault that may pass (connection lost, stall, trickle, 429, 5xx) is retried with back-off and
+//     jitter until Config.StallTimeout has gone by without one new byte. Refusals (401, 403, 404,
+//     another certificate, a web page) may pass too, where the host or the blob was good before;
+//     else they fail at once. A first look-up is given seconds. Only single ranges with both ends
+//     are sent; many servers refuse the rest.
 //   - Every error wraps one of the kinds in errors.go (see [Kind]); a caller branches on those,
 //     never on text.
 //   - Credentials go to the host they belong to and nowhere else: redirects are followed here, hop
