@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 )
 
 // Config sets credentials, trust, patience and storage of a Client. The zero value is usable.
@@ -63,7 +61,6 @@ type Client struct {
 	logins *logins
 	keep   keep
 
-	flight   singleflight.Group
 	mu       sync.Mutex
 	sessions map[string]*session  // by repository, and whether it is asked without TLS
 	peers    map[string]*peer     // by host
