@@ -219,8 +219,12 @@ func troubles() (list []trouble) {
 	content("429 with a date of a skewed clock", skewed)
 	content("a page", page)
 	content("a redirect without address", answers(302))
-	content("a redirect to itself", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect) })
-	content("a redirect to nobody", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://localhost:1/x", http.StatusTemporaryRedirect) })
+	content("a redirect to itself", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
+	})
+	content("a redirect to nobody", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://localhost:1/x", http.StatusTemporaryRedirect)
+	})
 	content("no answer", hang)
 	content("the end of the connection", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	content("a header and no body", func(w http.ResponseWriter, r *http.Request) {
