@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -161,6 +163,20 @@ func (f *File) startAhead(from, to int64) bool {
 		f.fetchAhead(from, to)
 	}()
 	return true
+}
+
+// AwaitAhead waits for what is being fetched ahead: who reads the source past the File, as a walk
+// does, would otherwise fetch it a second time.
+func (f *File) AwaitAhead(ctx context.Context) error {
+	for held := range aheadSlots {
+		select {
+		case f.ahead.slots <- struct{}{}:
+			defer func() { <-f.ahead.slots }()
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d fetches ahead of %s: %w", aheadSlots-held, f.name(), ctx.Err())
+		}
+	}
+	return nil
 }
 
 func (f *File) fetchAhead(from, to int64) {

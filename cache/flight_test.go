@@ -360,3 +360,27 @@ func TestMeasure(t *testing.T) {
 		}
 	}
 }
+
+// What is fetched ahead is awaited, and not begun while somebody awaits it.
+func TestAwaitAhead(t *testing.T) {
+	data := image64(t, 64)
+	src := evenSpans(data, span64)
+	g := newGate(src, 3)
+	f := openFile(t, openCache(t, t.TempDir()), "k", src)
+	for i := range 3 {
+		checkRead(t, f, data, int64(i)*span64, 100) // a sequential reader
+	}
+	<-g.reached
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := f.AwaitAhead(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("awaited with a fetch under way: %v", err)
+	}
+	close(g.open)
+	if err := f.AwaitAhead(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if !f.idle() {
+		t.Error("a fetch ahead is under way")
+	}
+}

@@ -169,6 +169,9 @@ func (s *stack) build(ctx context.Context) (err error) {
 			s.layers = append(s.layers, layer{Format: l.Format, Member: l.Member, Size: b.Size()})
 			continue
 		}
+		if err := s.blobFile.AwaitAhead(ctx); err != nil {
+			return err
+		}
 		s.voucher.Opening(false, false) // from here on, bytes read are decoded, and kept as such
 		if b, err = s.keep(ctx, key, l.Stream); err != nil {
 			return err
