@@ -60,6 +60,15 @@ func (p *peer) silent(now time.Time) {
 	p.tell(p.proven)
 }
 
+// spoke notes that a silence is over. It ends no outage with failures, which a good answer ends.
+func (p *peer) spoke(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.out.Since.IsZero() && p.out.Tries == 0 && p.stuck == 0 {
+		p.end(now)
+	}
+}
+
 // tell logs the begin of an outage, once. mu is held.
 func (p *peer) tell(loud bool) {
 	if loud && !p.logged {

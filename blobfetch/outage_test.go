@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -444,4 +445,29 @@ func firstOf(r *http.Request) (first, last int) {
 		return -1, -1
 	}
 	return wanted(r)
+}
+
+// TestASilenceThatEndsIsNoOutage, also of a host that a redirect leads to.
+func TestASilenceThatEndsIsNoOutage(t *testing.T) {
+	var p peer
+	p.log = slog.New(slog.DiscardHandler)
+	w := newWatch(time.Minute, func(error) {}, func() { p.silent(fakeStart) }, func() { p.spoke(fakeStart) })
+	for _, end := range []func(){w.heard, func() { w.stop(7) }} {
+		w.start()
+		w.fire(w.armed, quietTime)
+		if _, is := p.outage(); !is {
+			t.Error("a silence is not told of")
+		}
+		end()
+		if o, is := p.outage(); is {
+			t.Errorf("a silence that is over is told of: %+v", o)
+		}
+	}
+	p.failed(fakeStart, errBroken, true)
+	w.start()
+	w.fire(w.armed, quietTime)
+	w.heard()
+	if _, is := p.outage(); !is {
+		t.Error("an answer of any kind ends an outage")
+	}
 }

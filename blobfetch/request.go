@@ -50,7 +50,7 @@ func (c *Client) send(ctx context.Context, rt http.RoundTripper, req *http.Reque
 		return nil, err
 	}
 	at := c.peer(req.URL.Host)
-	w := newWatch(p.idle(), cancel, func() { at.silent(c.clock.now()) })
+	w := newWatch(p.idle(), cancel, func() { at.silent(c.clock.now()) }, func() { at.spoke(c.clock.now()) })
 	w.start()
 	if err := at.slots.acquire(ctx); err != nil {
 		w.stop(0)
@@ -75,6 +75,7 @@ func (c *Client) send(ctx context.Context, rt http.RoundTripper, req *http.Reque
 		c.logRequest(req, sent, err.Error())
 		return fail(err)
 	}
+	w.heard()
 	c.logRequest(req, sent, strconv.Itoa(resp.StatusCode))
 	at.slots.answered(sent, time.Now(), resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable)
 	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, unlink: unlink, watch: w, n: p.n, free: free}

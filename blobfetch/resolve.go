@@ -161,6 +161,8 @@ type walk struct {
 	st  store
 	sel Select
 	all bool
+
+	read int // manifests, of all indexes together
 }
 
 func (w *walk) descend(ctx context.Context, d v1.Descriptor, v Variant, depth int) error {
@@ -215,8 +217,8 @@ func (w *walk) index(ctx context.Context, ix *v1.IndexManifest, depth int) error
 			return err
 		}
 	}
-	if len(chosen) > maxVariants {
-		return failf(ErrNotImage, "", "the index leaves %d manifests to read, at most %d are", len(chosen), maxVariants)
+	if w.read += len(chosen); w.read > maxVariants {
+		return failf(ErrNotImage, "", "the index leaves %d manifests to read, at most %d are", w.read, maxVariants)
 	}
 	var last error
 	for _, d := range entries {

@@ -167,7 +167,7 @@ func (p *patience) ready() error {
 	}
 	if o, is := p.peer.down(p.c.clock.now()); is {
 		gone := p.c.clock.now().Sub(o.Since).Round(time.Second)
-		return failf(ErrNetwork, "", "%s does not answer, for %v: %s", o.Host, gone, o.Cause)
+		return failf(ErrNetwork, fmt.Sprintf("it is asked again when %v have passed", downTime), "%s does not answer, for %v: %s", o.Host, gone, o.Cause)
 	}
 	return nil
 }
@@ -252,8 +252,8 @@ func (p *patience) wait(ctx context.Context, err error) error {
 	now := p.c.clock.now()
 	p.failures++
 	fault := p.fault(err)
-	var any *passingError
-	if fault != nil || errors.As(err, &any) && any.proof == proofNone && !p.once {
+	var may *passingError
+	if fault != nil || errors.As(err, &may) && may.proof == proofNone && !p.once {
 		p.peer.failed(now, err, !p.resolving && p.failures >= 2)
 	}
 	if fault == nil {

@@ -16,19 +16,21 @@ const lowestRate = 1000
 type watch struct {
 	idle   time.Duration
 	cancel context.CancelCauseFunc
-	quiet  func()
+	quiet  func() // a silence has lasted for quietTime
+	spoke  func() // and is over
 
 	mu    sync.Mutex
 	timer *time.Timer
 	armed int // counts the waits: a timer that fires late belongs to an earlier one
 	on    bool
+	still bool // quiet was called, and spoke not yet
 
 	window time.Time // begin of the stretch of time in which bytes are counted
 	bytes  int64
 }
 
-func newWatch(idle time.Duration, cancel context.CancelCauseFunc, quiet func()) *watch {
-	return &watch{idle: idle, cancel: cancel, quiet: quiet}
+func newWatch(idle time.Duration, cancel context.CancelCauseFunc, quiet, spoke func()) *watch {
+	return &watch{idle: idle, cancel: cancel, quiet: quiet, spoke: spoke}
 }
 
 // start begins a wait for the next byte.
@@ -52,8 +54,25 @@ func (w *watch) fire(armed int, waited time.Duration) {
 	case waited >= w.idle:
 		w.cancel(errStalled)
 	default:
+		w.still = true
 		w.quiet()
 		w.timer = time.AfterFunc(w.idle-waited, func() { w.fire(armed, w.idle) })
+	}
+}
+
+// heard ends the wait for an answer, which came.
+func (w *watch) heard() {
+	w.stop(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endSilence()
+}
+
+// endSilence tells that a silence is over. mu is held.
+func (w *watch) endSilence() {
+	if w.still {
+		w.still = false
+		w.spoke()
 	}
 }
 
@@ -68,6 +87,7 @@ func (w *watch) stop(n int) {
 	if n == 0 {
 		return
 	}
+	w.endSilence()
 	now := time.Now()
 	if w.window.IsZero() {
 		w.window = now
