@@ -53,7 +53,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 	doc := &document{}
 	if head.Manifests != nil {
 		if kind.IsImage() {
-			return nil, failf(ErrNotImage, "", "it holds manifests, but its type is %s", quoted(string(kind)))
+			return nil, failf(ErrNotImage, "", "it holds manifests, but its type is an image's")
 		}
 		doc.index = &v1.IndexManifest{}
 		if err := json.Unmarshal(raw, doc.index); err != nil {
@@ -62,7 +62,7 @@ func parseDocument(raw []byte, hint string) (*document, error) {
 		return doc, checkDescriptors(doc.index.Manifests)
 	}
 	if kind.IsIndex() {
-		return nil, failf(ErrNotImage, "", "its type is %s, but it lists no manifests", quoted(string(kind)))
+		return nil, failf(ErrNotImage, "", "its type is an index's, but it lists no manifests")
 	}
 	doc.manifest = &v1.Manifest{}
 	if err := json.Unmarshal(raw, doc.manifest); err != nil {

@@ -108,10 +108,10 @@ func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, fi
 	s := c.session(ends[len(ends)-1], pushActions)
 	p := c.resolvePatience(ref.Repo.RegistryStr())
 	defer func() { p.end(err == nil) }()
+	farthest := 0
 	for {
-		pinned, err = c.tryPush(ctx, s, ref, a, file, p)
+		pinned, err = c.tryPush(ctx, s, ref, a, file, &pushWay{s: s, p: p, farthest: &farthest})
 		if err == nil {
-			p.progressed(nil)
 			return pinned, nil
 		}
 		if ctx.Err() != nil {
@@ -123,7 +123,8 @@ func (c *Client) pushRegistry(ctx context.Context, ref Reference, a Artifact, fi
 	}
 }
 
-func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artifact, file *fileLayer, p *patience) (string, error) {
+func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artifact, file *fileLayer, way *pushWay) (string, error) {
+	p := way.p
 	early, cancel := p.within(ctx)
 	err := s.ready(early)
 	cancel()
@@ -143,7 +144,6 @@ func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artif
 	}
 	// Credentials are the session's: to go-containerregistry the registry seems open to everybody.
 	// It tries nothing again, which the caller does.
-	way := &pushWay{s: s, p: p}
 	remoteOpts := []ociremote.Option{
 		ociremote.WithContext(ctx), ociremote.WithAuth(authn.Anonymous), ociremote.WithTransport(way), ociremote.WithUserAgent(c.cfg.UserAgent),
 		ociremote.WithRetryBackoff(ociremote.Backoff{Steps: 1}), ociremote.WithRetryPredicate(func(error) bool { return false }),
@@ -166,7 +166,6 @@ func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artif
 		if err := ociremote.WriteLayer(repo, l, remoteOpts...); err != nil {
 			return "", way.fault(ctx, err)
 		}
-		p.progressed(nil)
 	}
 	if err := ociremote.Put(repo.Tag(a.Tag), rawManifest(raw), remoteOpts...); err != nil {
 		return "", way.fault(ctx, err)
@@ -177,8 +176,11 @@ func (c *Client) tryPush(ctx context.Context, s *session, ref Reference, a Artif
 // A pushWay is the http.RoundTripper of a push: with the session's credentials, and under a watch
 // that also sees what is sent.
 type pushWay struct {
-	s *session
-	p *patience
+	s        *session
+	p        *patience
+	farthest *int // how many requests of any attempt at this push went well in a row
+
+	steps int // those of this attempt
 
 	mu   sync.Mutex
 	last error // the cause of a failure, before go-containerregistry puts it into its words
@@ -202,12 +204,12 @@ func (w *pushWay) RoundTrip(req *http.Request) (*http.Response, error) {
 // read from its file once.
 func (w *pushWay) send(req *http.Request) (*http.Response, error) {
 	for {
-		resp, err := w.s.do(req.Context(), req, w.p)
+		resp, err := w.s.do(led(req.Context()), req, w.p) // the addresses of uploads are the registry's
 		if err == nil && resp.StatusCode >= 400 && resp.StatusCode != http.StatusNotFound {
 			err = pushFault(resp)
 		}
 		if err == nil {
-			w.p.progressed(nil)
+			w.stepped()
 			return resp, nil
 		}
 		if req.Body != nil && req.GetBody == nil {
@@ -216,6 +218,15 @@ func (w *pushWay) send(req *http.Request) (*http.Response, error) {
 		if err := w.p.wait(req.Context(), err); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// stepped notes a request that went well. What an attempt before had done, too, is no progress: a
+// registry that always fails at the same step is not waited for without an end.
+func (w *pushWay) stepped() {
+	if w.steps++; w.steps > *w.farthest {
+		*w.farthest = w.steps
+		w.p.progressed(nil)
 	}
 }
 

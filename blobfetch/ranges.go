@@ -232,7 +232,7 @@ func (r *ranged) ask(ctx context.Context, p *patience, at *location, start, end 
 // askMoved asks where the last redirect led. Without an answer and an error the redirect is to be
 // resolved anew: signed addresses end, and a mirror may be down or old.
 func (r *ranged) askMoved(ctx context.Context, p *patience, o origin, moved *target, header http.Header, start, end int64) (*http.Response, int64, error) {
-	resp, err := o.send(ctx, moved.url, header, p)
+	resp, err := o.send(led(ctx), moved.url, header, p)
 	if err == nil && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusOK) {
 		n, err := r.check(resp, start, end, true)
 		if err == nil {

@@ -260,6 +260,9 @@ func showURL(u *url.URL) string {
 	return s
 }
 
+// showHost returns an address that a server gave, for messages: the path may be a secret as well.
+func showHost(u *url.URL) string { return u.Scheme + "://" + u.Host + "/…" }
+
 // Host returns HOST or HOST:PORT of a reference that is asked for over the network, else "".
 func (r Reference) Host() string {
 	switch {

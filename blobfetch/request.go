@@ -67,7 +67,8 @@ func (c *Client) send(ctx context.Context, rt http.RoundTripper, req *http.Reque
 		req.Body = sentBody{req.Body, w}
 	}
 	sent := time.Now()
-	resp, err := rt.RoundTrip(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	resp, err := rt.RoundTrip(req)
 	w.stop(0)
 	if err != nil {
 		free()
@@ -87,9 +88,18 @@ func (c *Client) logRequest(req *http.Request, sent time.Time, outcome string) {
 	if !c.log.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
-	c.log.Debug("request", "method", req.Method, "url", showURL(req.URL), "range", req.Header.Get("Range"),
+	shown := showURL(req.URL)
+	if req.Context().Value(ledKey{}) != nil {
+		shown = showHost(req.URL)
+	}
+	c.log.Debug("request", "method", req.Method, "url", shown, "range", req.Header.Get("Range"),
 		"auth", schemeOf(req.Header.Get("Authorization")), "answer", outcome, "took", time.Since(sent).Round(time.Millisecond).String())
 }
+
+// ledKey marks the context of a request to an address that a server gave: all of it may be secret.
+type ledKey struct{}
+
+func led(ctx context.Context) context.Context { return context.WithValue(ctx, ledKey{}, true) }
 
 // schemeOf returns the scheme of an Authorization header without what follows it.
 func schemeOf(authorization string) string {
@@ -136,8 +146,8 @@ func follow(ctx context.Context, o origin, u *url.URL, header http.Header, p *pa
 			return nil, u, failf(ErrNetwork, "", "more than %d redirects, the last one by %s", maxHops, u.Host)
 		}
 		next.User, next.Fragment, next.RawFragment = nil, "", ""
-		p.c.log.Debug("redirect", "from", u.Host, "to", showURL(next))
-		u = next
+		p.c.log.Debug("redirect", "from", u.Host, "to", showHost(next))
+		u, ctx = next, led(ctx)
 	}
 }
 

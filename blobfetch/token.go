@@ -59,7 +59,7 @@ func (s *session) byRefreshToken(ctx context.Context, realm *url.URL, service, s
 		Method: http.MethodPost, URL: realm, Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}},
 		Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
 	}
-	resp, err := s.c.send(ctx, s.guard(), req, p)
+	resp, err := s.c.send(led(ctx), s.guard(), req, p)
 	if err != nil {
 		return grant{}, err
 	}
@@ -130,7 +130,7 @@ func (t tokenServer) send(ctx context.Context, u *url.URL, header http.Header, p
 	if sameOrigin(u, t.url) {
 		header = withAuthorization(header, t.basic)
 	}
-	return t.s.c.roundTrip(ctx, t.s.guard(), u, header, p)
+	return t.s.c.roundTrip(led(ctx), t.s.guard(), u, header, p)
 }
 
 // basic returns the value of the Authorization header (RFC 7617 section 2), "" for nobody.
