@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -188,4 +189,32 @@ func TestKeptAnswersAreCheckedFieldByField(t *testing.T) {
 	if a, found := (keep{kept}).answer(question); found || a != (answer{}) {
 		t.Errorf("took %+v from torn JSON", a)
 	}
+}
+
+// TestPinnedFileOfADeadServer: with a digest given, what was kept of a file's server opens it; a file
+// without one may have changed.
+func TestPinnedFileOfADeadServer(t *testing.T) {
+	data := noise(3, 1000)
+	s := serve(t, data, nil)
+	ref := s.URL + "/disk.raw"
+	pinned := ref + "#" + digestOf(data).String()
+	kept := newDocuments()
+	for _, r := range []string{ref, pinned} {
+		open(t, newClient(t, Config{Keep: kept}), r, Select{})
+	}
+	s.CloseClientConnections()
+	s.Close()
+	c := newClient(t, Config{Keep: kept})
+	var fake fakeTime
+	c.clock = fake.clock()
+	b, d, _ := open(t, c, pinned, Select{})
+	if b.Size() != 1000 || d.Digest != digestOf(data).String() {
+		t.Errorf("%d bytes of %s", b.Size(), d.Digest)
+	}
+	fake.advance(time.Minute)
+	_, err := c.Resolve(t.Context(), ref, Select{})
+	wantKind(t, err, ErrNetwork)
+	fake.advance(time.Minute)
+	_, err = c.Resolve(t.Context(), s.URL+"/other.raw#"+digestOf(data).String(), Select{})
+	wantKind(t, err, ErrNetwork)
 }

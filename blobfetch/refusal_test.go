@@ -369,3 +369,15 @@ func TestPushThroughFaults(t *testing.T) {
 	_, err = newClient(t, Config{}).Push(t.Context(), "127.0.0.1:1/os/disk", Artifact{File: file, Type: "application/x", Tag: "a"})
 	wantKind(t, err, ErrNetwork, "refused")
 }
+
+// TestWholeAndPartAtOnce: a 200 with Content-Range says nothing of a file's size.
+func TestWholeAndPartAtOnce(t *testing.T) {
+	s := serve(t, noise(4, 1000), func(s *server, _ int, w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Range", "bytes 0-0/1000")
+		w.Header().Set("Content-Length", "1")
+		w.Write(s.data[:1])
+		return true
+	})
+	_, err := newClient(t, Config{}).Resolve(t.Context(), s.URL+"/disk.raw", Select{})
+	wantKind(t, err, ErrNetwork, "status 200", "bytes 0-0/1000")
+}

@@ -45,19 +45,9 @@ func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference, once 
 	if ref.URL.RawQuery != "" {
 		question = hashKey("query", ref.URL.RawQuery) + " " + question
 	}
-	var a answer
-	if c.cfg.Offline {
-		var found bool
-		if a, found = c.keep.answer(question); !found {
-			return failf(ErrOffline, "run it once without --offline", "its size and version are not kept here")
-		}
-	} else {
-		var err error
-		if a, err = c.probe(ctx, ref, once); err != nil {
-			return err
-		}
-		a.Question, a.Asked = question, c.clock.now().UTC()
-		c.kept(c.keep.putAnswer(a))
+	a, err := c.ask(ctx, ref, question, once)
+	if err != nil {
+		return err
 	}
 	if a.Size == 0 {
 		return failf(ErrNotImage, "", "it is empty")
@@ -74,6 +64,27 @@ func (c *Client) resolveWeb(ctx context.Context, im *Image, ref Reference, once 
 	}
 	im.Layout, im.Disks = "file", []Disk{d}
 	return nil
+}
+
+// ask returns size and version of a file: the server's answer, or the kept one.
+func (c *Client) ask(ctx context.Context, ref Reference, question string, once bool) (answer, error) {
+	kept, found := c.keep.answer(question)
+	if c.cfg.Offline {
+		if !found {
+			return kept, failf(ErrOffline, "run it once without --offline", "its size and version are not kept here")
+		}
+		return kept, nil
+	}
+	a, err := c.probe(ctx, ref, once)
+	switch {
+	case err == nil:
+		a.Question, a.Asked = question, c.clock.now().UTC()
+		c.kept(c.keep.putAnswer(a))
+	case found && ref.Digest != "" && Kind(err) == ErrNetwork: // these bytes and no others, then as now
+		c.log.Warn("the server does not answer: its file is opened by what was kept of it", "url", showURL(ref.URL), "cause", err.Error())
+		return kept, nil
+	}
+	return a, err
 }
 
 // probe asks for size and version with a resolve's patience.
@@ -118,6 +129,9 @@ func (c *Client) probeOnce(ctx context.Context, ref Reference, p *patience) (a a
 		resp.Body.Close() // all of it was about to come
 		if page := webPage(resp); page != nil {
 			return a, page
+		}
+		if part := resp.Header.Get("Content-Range"); part != "" { // it says whole and part at once: RFC 9110 section 14.4
+			return a, failf(ErrNetwork, "", "the server answers a range with status 200 and %s", shownRange(part))
 		}
 		if a.Size = resp.ContentLength; a.Size < 0 {
 			return a, failf(ErrNetwork, "download it and give the file's path", "the server tells no size")

@@ -13,6 +13,15 @@ import (
 // A retry within that time, by hand or by a script, finds it under way.
 const abandonAfter = 5 * time.Second
 
+// A path whose first opening failed after slowOpening or more is opened again by the next touch, which
+// waits for retouchWait at most and then gets the old error: a listing of dead hosts' images is not
+// held up by each of them every time.
+const (
+	slowOpening = time.Second
+	retouchWait = 500 * time.Millisecond
+	maxFailures = 1024 // paths that are remembered for it
+)
+
 var (
 	errAbandoned = errors.New("no request waits for it any more")
 	errEnding    = fmt.Errorf("the mount is ending: %w", syscall.ESHUTDOWN)
@@ -44,13 +53,21 @@ func (fs *filesystem) file(r *request, path string, open bool) (*file, error) {
 			return f, nil
 		}
 		fl, abandoned := fs.board(path)
+		failed := fs.failures[path]
 		fs.mu.Unlock()
+		var enough <-chan time.Time
+		if failed != nil {
+			enough = time.After(retouchWait)
+		}
 		select {
 		case <-fl.done:
 			if abandoned && fl.err != nil {
 				continue
 			}
 			return fl.file, fl.err
+		case <-enough:
+			fs.leave(path, fl)
+			return nil, failed
 		case <-r.Done():
 			fs.leave(path, fl)
 			return nil, r.Err()
@@ -103,6 +120,7 @@ func (fs *filesystem) fly(path string, fl *flight) {
 	defer fs.flying.Done()
 	defer fl.cancel(nil)
 	fs.count.opens.Add(1)
+	began := time.Now()
 	f, disk, err := fs.open(fl.ctx, path)
 
 	fs.mu.Lock()
@@ -119,6 +137,12 @@ func (fs *filesystem) fly(path string, fl *flight) {
 	if err == nil {
 		f.disk, f.idle = disk, time.Now()
 		fl.file = f
+		delete(fs.failures, path)
+	} else if fs.files[path] == nil && !fl.abandoned && time.Since(began) >= slowOpening {
+		if len(fs.failures) >= maxFailures {
+			clear(fs.failures)
+		}
+		fs.failures[path] = err
 	}
 	fl.err = err
 	delete(fs.flights, path)

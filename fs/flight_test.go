@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -132,5 +133,40 @@ func TestAbandonedOpeningThatSucceedsIsUsed(t *testing.T) {
 				t.Errorf("%s, opened %d times; want %s and %d", got, tree.opened("reg/slow.raw"), out, want)
 			}
 		})
+	}
+}
+
+// A path that failed after a while does not hold its next touch up as long: it gets the old error while
+// the opening is under way, and finds the file once it has come.
+func TestSlowFailureIsTouchedAgain(t *testing.T) {
+	const name = "reg/slow.raw"
+	tree := newTree(map[string]Disk{name: fullDisk(123)})
+	gate := make(chan struct{})
+	tree.gates[name] = gate
+	tree.setErr(name, syscall.EHOSTDOWN)
+	dir, s := mountTree(t, tree, Config{})
+	path := filepath.Join(dir, name)
+	time.AfterFunc(slowOpening+100*time.Millisecond, func() { close(gate) })
+	if _, err := os.Stat(path); !errors.Is(err, syscall.EHOSTDOWN) {
+		t.Fatalf("first touch: %v", err)
+	}
+	gate = make(chan struct{})
+	tree.mu.Lock()
+	tree.gates[name] = gate
+	tree.mu.Unlock()
+	if _, err := os.Stat(path); !errors.Is(err, syscall.EHOSTDOWN) {
+		t.Fatalf("second touch: %v", err)
+	}
+	s.fs.mu.Lock()
+	under := s.fs.flights[name] != nil
+	s.fs.mu.Unlock()
+	if !under {
+		t.Error("the second touch began no opening, or waited for its end")
+	}
+	tree.setErr(name, nil)
+	close(gate)
+	eventually(t, "the file is there", func() bool { st, err := os.Stat(path); return err == nil && st.Size() == 123 })
+	if n := tree.opened(name); n != 2 {
+		t.Errorf("opened %d times, want 2", n)
 	}
 }

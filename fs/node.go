@@ -51,16 +51,17 @@ type filesystem struct {
 	quiet   quiet
 
 	// mu is held for table look-ups only, never across a call into the Tree or a Disk.
-	mu      sync.RWMutex
-	nodes   map[uint64]*node   // known to the kernel; the root is always there
-	files   map[string]*file   // by path: opened at least once
-	flights map[string]*flight // by path: being opened
-	flying  sync.WaitGroup     // one per flight
-	listing *listing
-	fixed   map[string]bool            // the Tree's Names
-	ending  bool                       // nothing is opened any more
-	dirs    map[uint64][]fuse.DirEntry // by handle: a directory as it was when it was opened
-	lastDir uint64
+	mu       sync.RWMutex
+	nodes    map[uint64]*node   // known to the kernel; the root is always there
+	files    map[string]*file   // by path: opened at least once
+	flights  map[string]*flight // by path: being opened
+	flying   sync.WaitGroup     // one per flight
+	failures map[string]error   // by path: never opened, and the last opening failed after a while
+	listing  *listing
+	fixed    map[string]bool            // the Tree's Names
+	ending   bool                       // nothing is opened any more
+	dirs     map[uint64][]fuse.DirEntry // by handle: a directory as it was when it was opened
+	lastDir  uint64
 }
 
 // A node is the file or directory of one node id.
@@ -88,6 +89,7 @@ func newFilesystem(ctx context.Context, t Tree, names []string, cfg Config, owne
 		nodes:         map[uint64]*node{rootID: {}},
 		files:         map[string]*file{},
 		flights:       map[string]*flight{},
+		failures:      map[string]error{},
 		listing:       newListing(),
 		fixed:         map[string]bool{},
 		dirs:          map[uint64][]fuse.DirEntry{},
