@@ -50,14 +50,15 @@ func (p *peer) failed(now time.Time, cause error, loud bool) {
 	p.tell(loud)
 }
 
-// silent notes that a request has brought nothing for quietTime.
-func (p *peer) silent(now time.Time) {
+// silent notes that a request has brought nothing for quietTime; loud tells that it is worth a line in
+// the log.
+func (p *peer) silent(now time.Time, loud bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.out.Since.IsZero() {
 		p.out = Outage{Host: p.host, Since: now.Add(-quietTime), Cause: "it does not answer"}
 	}
-	p.tell(p.proven)
+	p.tell(loud && p.proven)
 }
 
 // spoke notes that a silence is over. It ends no outage with failures, which a good answer ends.

@@ -451,7 +451,7 @@ func firstOf(r *http.Request) (first, last int) {
 func TestASilenceThatEndsIsNoOutage(t *testing.T) {
 	var p peer
 	p.log = slog.New(slog.DiscardHandler)
-	w := newWatch(time.Minute, func(error) {}, func() { p.silent(fakeStart) }, func() { p.spoke(fakeStart) })
+	w := newWatch(time.Minute, func(error) {}, func() { p.silent(fakeStart, true) }, func() { p.spoke(fakeStart) })
 	for _, end := range []func(){w.heard, func() { w.stop(7) }} {
 		w.start()
 		w.fire(w.armed, quietTime)

@@ -50,7 +50,8 @@ func (c *Client) send(ctx context.Context, rt http.RoundTripper, req *http.Reque
 		return nil, err
 	}
 	at := c.peer(req.URL.Host)
-	w := newWatch(p.idle(), cancel, func() { at.silent(c.clock.now()) }, func() { at.spoke(c.clock.now()) })
+	loud := !p.resolving // who looks a name up is told by the error
+	w := newWatch(p.idle(), cancel, func() { at.silent(c.clock.now(), loud) }, func() { at.spoke(c.clock.now()) })
 	w.start()
 	if err := at.slots.acquire(ctx); err != nil {
 		w.stop(0)

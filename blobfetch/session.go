@@ -2,6 +2,7 @@ package blobfetch
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"sync"
@@ -24,6 +25,7 @@ type session struct {
 	base      *url.URL // scheme and host; nil before the handshake
 	challenge challenge
 	token     grant
+	given     bool                // a token, once
 	refused   bool                // what was in use: ask for credentials anew
 	header    *string             // the Authorization header's value by password, once it was looked up
 	guests    map[string]*session // at other hosts, which challenged us
@@ -311,17 +313,30 @@ func (s *session) renew(ctx context.Context, p *patience) (string, error) {
 	default:
 		g, err := s.exchange(ctx, ch, l, p)
 		if err != nil {
-			return "", err
+			return "", s.onceGiven(err)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.token, s.refused = g, false
+		s.token, s.refused, s.given = g, false, true
 		return "Bearer " + g.token, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.header, s.refused = &fixed, false
 	return fixed, nil
+}
+
+// onceGiven makes a refusal one that may pass, if the token server gave a token before.
+func (s *session) onceGiven(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var fault *passingError
+	if !s.given || !errors.As(err, &fault) || fault.proof != proofBlob {
+		return err
+	}
+	again := *fault
+	again.err, again.proof = err, proofHost
+	return &again
 }
 
 // forget drops the token or password that a header carried, unless it was replaced meanwhile.

@@ -22,6 +22,7 @@ import (
 const (
 	troubleTime   = 2500 * time.Millisecond // how long a trouble lasts that passes
 	shortPatience = 4 * time.Second         // --stall-timeout, for one that does not
+	longPatience  = time.Minute             // and for one that does: a server may ask for all of it (Retry-After)
 	hungAfter     = 90 * time.Second
 	cellsAtOnce   = 16 // they wait most of the time
 )
@@ -52,12 +53,19 @@ func (o *outcomes) tell() {
 	type count map[string]int
 	sums := map[string]count{}
 	var uses []string
+	var ended []time.Duration
 	for _, c := range o.list {
 		if sums[c.use] == nil {
 			sums[c.use] = count{}
 			uses = append(uses, c.use)
 		}
 		sums[c.use][c.state]++
+		if c.state == "EIO" {
+			ended = append(ended, c.took)
+		}
+	}
+	if slices.Sort(ended); len(ended) > 0 {
+		o.t.Logf("EIO, with --stall-timeout %v: after %v to %v, median %v", shortPatience, ended[0], ended[len(ended)-1], ended[len(ended)/2])
 	}
 	slices.Sort(uses)
 	for _, use := range uses {
@@ -170,7 +178,7 @@ func (s *stage) compare(got []byte, state string, off int64) string {
 // without at once. last: the trouble does not pass.
 func (s *stage) coldReads(t *testing.T, o *outcomes, tr trouble, last bool) {
 	f, run := s.cell(t, tr)
-	limit := time.Minute
+	limit := longPatience
 	if last {
 		limit = shortPatience
 	}
@@ -214,7 +222,7 @@ func (s *stage) coldReads(t *testing.T, o *outcomes, tr trouble, last bool) {
 func (s *stage) fill(t *testing.T, o *outcomes, tr trouble) {
 	f, run := s.cell(t, tr)
 	dir := t.TempDir()
-	m := start(t, dir, run("mount", dir, "disk=docker://"+f.addr()+"/vm/disk:1"))
+	m := start(t, dir, run("mount", dir, "--stall-timeout", longPatience.String(), "disk=docker://"+f.addr()+"/vm/disk:1"))
 	if got, state, said, _ := readPart(m.path("disk"), 0, 64<<10, false); s.compare(got, state, 0) != "right" {
 		t.Fatalf("before the trouble: %s %s", state, said)
 	}
@@ -264,7 +272,7 @@ func (s *stage) copy(t *testing.T, o *outcomes, tr trouble) {
 		}
 		time.AfterFunc(troubleTime, tr.begin(f))
 	})
-	r, hung, took, err := ended(run("materialize", "docker://"+f.addr()+"/vm/disk:1", out))
+	r, hung, took, err := ended(run("materialize", "--stall-timeout", longPatience.String(), "docker://"+f.addr()+"/vm/disk:1", out))
 	close(done)
 	began.Wait()
 	if err != nil {
