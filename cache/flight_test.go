@@ -380,7 +380,7 @@ func TestAwaitAhead(t *testing.T) {
 	if err := f.AwaitAhead(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if !f.idle() {
+	if len(f.ahead.slots) > 0 { // a reader's own flight may be ending still
 		t.Error("a fetch ahead is under way")
 	}
 }

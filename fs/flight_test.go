@@ -141,16 +141,15 @@ func TestAbandonedOpeningThatSucceedsIsUsed(t *testing.T) {
 func TestSlowFailureIsTouchedAgain(t *testing.T) {
 	const name = "reg/slow.raw"
 	tree := newTree(map[string]Disk{name: fullDisk(123)})
-	gate := make(chan struct{})
-	tree.gates[name] = gate
+	first, gate := make(chan struct{}), make(chan struct{})
+	tree.gates[name] = first
 	tree.setErr(name, syscall.EHOSTDOWN)
 	dir, s := mountTree(t, tree, Config{})
 	path := filepath.Join(dir, name)
-	time.AfterFunc(slowOpening+100*time.Millisecond, func() { close(gate) })
+	time.AfterFunc(slowOpening+100*time.Millisecond, func() { close(first) })
 	if _, err := os.Stat(path); !errors.Is(err, syscall.EHOSTDOWN) {
 		t.Fatalf("first touch: %v", err)
 	}
-	gate = make(chan struct{})
 	tree.mu.Lock()
 	tree.gates[name] = gate
 	tree.mu.Unlock()
