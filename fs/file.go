@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,6 +25,32 @@ type file struct {
 	disk  Disk      // nil while closed for being idle
 	users int       // open handles, and calls into the disk that are under way without one
 	idle  time.Time // when users last became 0
+
+	handleMu sync.Mutex // over calls of Watch
+	handles  int        // open ones
+}
+
+// opened and released count the handles of a file, and tell the disk of the first and the last.
+func (f *file) opened(d Disk) {
+	f.handleMu.Lock()
+	defer f.handleMu.Unlock()
+	if f.handles++; f.handles == 1 {
+		watch(d, true)
+	}
+}
+
+func (f *file) released(d Disk) {
+	f.handleMu.Lock()
+	defer f.handleMu.Unlock()
+	if f.handles--; f.handles == 0 {
+		watch(d, false)
+	}
+}
+
+func watch(d Disk, open bool) {
+	if w, ok := d.(Watcher); ok {
+		w.Watch(open)
+	}
 }
 
 // hold opens the file's disk if need be and counts one more user of it.

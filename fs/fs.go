@@ -92,6 +92,11 @@ type Backer interface{ Backing() (*os.File, bool) }
 // files stay as they are.
 type Invalidator interface{ OnInvalidate(drop func()) }
 
+// A Watcher is a Disk that wants to know whether any process has its file open. Watch is called when
+// the first handle was opened and when the last one was released, one call after the other, and must
+// return at once.
+type Watcher interface{ Watch(open bool) }
+
 // An Attributer is a Disk with extended attributes, which appear as user.machinefs.NAME. Attr is
 // called with the name alone, such as "digest"; a value may have 64 KiB. A Tree may be one, too:
 // its attributes are those of the mount's root, and a way for any process to ask the one that

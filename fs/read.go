@@ -31,6 +31,7 @@ func (fs *filesystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Op
 		return fuse.Status(errnoOf(err, fs.cfg.ErrnoOf))
 	}
 	fs.count.handles.Add(1)
+	n.file.opened(d)
 	out.Fh = cachedHandle
 	// The content never changes: keep pages from one open to the next, and send nothing on
 	// close(2).
@@ -49,6 +50,10 @@ func (fs *filesystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 	fs.backing.release(n.file, in.Fh == backingHandle, fs.log)
 	fs.count.handles.Add(-1)
+	fs.mu.RLock()
+	d := n.file.disk // an open handle keeps it open
+	fs.mu.RUnlock()
+	n.file.released(d)
 	fs.unpin(n.file)
 }
 

@@ -28,28 +28,77 @@ type IndexError struct {
 func (e *IndexError) Error() string { return "use the index: " + e.Err.Error() }
 func (e *IndexError) Unwrap() error { return e.Err }
 
-// Indexed opens blob, which has the given digest, with an index of it: no byte of the blob is read.
-// The index is validated and then believed; each span is compared with the SHA-256 in it. With
-// Options.Doubt it is believed only until Prove has proved it.
+// An Index is an index file that was made elsewhere.
+type Index struct{ x *ledger.Index }
+
+// OpenIndex reads the directory and the span table of an index file.
 //
-// Errors: *FormatError for an index that is malformed, and those of reading it. The stream's are of
-// type *IndexError, where the index may be at fault.
-func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Options) (*Layer, error) {
+// Errors: *FormatError for an index that is malformed, and those of reading it.
+func OpenIndex(ctx context.Context, content Blob) (*Index, error) {
 	x, err := ledger.ReadIndex(ctx, content)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
+	}
+	return &Index{x}, nil
+}
+
+// ID names the index by what it says.
+func (x *Index) ID() string { return x.x.ID() }
+
+// HasSpans reports whether it tells the spans of a stream: one without holds other sections only.
+func (x *Index) HasSpans() bool { return x.x.Format != 0 }
+
+// Section returns where a section besides those of the spans lies in the file, and the SHA-256 that
+// the directory states of it. ok is false if there is none.
+func (x *Index) Section(name string) (off, n int64, sum [32]byte, ok bool) {
+	for _, s := range x.x.Sections[2:] {
+		if s.Name == name {
+			return s.Off, s.Len, s.Sum, true
+		}
+	}
+	return 0, 0, sum, false
+}
+
+// SpeaksOf returns nil if the index is one of a blob of this size and digest, else a *FormatError.
+func (x *Index) SpeaksOf(size int64, digest string) error {
+	msg := ""
+	switch {
+	case x.x.BlobSize != size:
+		msg = fmt.Sprintf("speaks of a blob of %d bytes, want %d", x.x.BlobSize, size)
+	case x.x.Digest != digest:
+		msg = fmt.Sprintf("speaks of blob %q, want %q", x.x.Digest, digest)
+	default:
+		return nil
+	}
+	return fmt.Errorf("open index: %w", &FormatError{Format: "index", Msg: msg})
+}
+
+// Indexed is OpenIndex and Stream.
+func Indexed(ctx context.Context, blob Blob, digest string, content Blob, opt Options) (*Layer, error) {
+	x, err := OpenIndex(ctx, content)
+	if err != nil {
+		return nil, err
+	}
+	return x.Stream(blob, digest, opt)
+}
+
+// Stream opens blob, which has the given digest, with the index: no byte of the blob is read. The
+// index is validated and then believed; each span is compared with the SHA-256 in it. With
+// Options.Doubt it is believed only until Prove has proved it.
+//
+// Errors: *FormatError for an index of another blob. The stream's are of type *IndexError, where the
+// index may be at fault.
+func (index *Index) Stream(blob Blob, digest string, opt Options) (*Layer, error) {
+	x := index.x
+	if err := index.SpeaksOf(blob.Size(), digest); err != nil {
+		return nil, err
 	}
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("open index: %w", &FormatError{Format: "index", Msg: fmt.Sprintf(format, args...)})
 	}
 	f, ok := formatOf("", x.Format)
-	switch {
-	case !ok:
+	if !ok || !index.HasSpans() {
 		return nil, bad("of a blob of format %d: use a newer machinefs", x.Format)
-	case x.BlobSize != blob.Size():
-		return nil, bad("speaks of a blob of %d bytes, want %d", x.BlobSize, blob.Size())
-	case x.Digest != digest:
-		return nil, bad("speaks of blob %q, want %q", x.Digest, digest)
 	}
 	lay := spans.Known(x.Spans, x.Size)
 	if lay == nil {
@@ -138,8 +187,9 @@ func (s *Stream) starts(ctx context.Context) (map[int64]int64, error) {
 }
 
 // WriteIndex writes the index of s, whose blob has the given digest, to w. The stream must have
-// been walked to its end. Spans whose states have been damaged meanwhile are walked again.
-func (s *Stream) WriteIndex(ctx context.Context, w io.Writer, digest string) error {
+// been walked to its end. Spans whose states have been damaged meanwhile are walked again. More
+// sections follow those of the spans.
+func (s *Stream) WriteIndex(ctx context.Context, w io.Writer, digest string, more ...Section) error {
 	f, _ := formatOf(s.Format(), 0)
 	if f.number == 0 {
 		return fmt.Errorf("write index: there is none of a %s", s.Format())
@@ -147,8 +197,20 @@ func (s *Stream) WriteIndex(ctx context.Context, w io.Writer, digest string) err
 	all, err := s.allSpans(ctx)
 	if err == nil {
 		h := spans.Header{Format: f.number, BlobSize: s.core.Blob.Size(), Size: s.Size(), Digest: digest}
-		err = ledger.WriteIndex(ctx, w, h, all)
+		err = ledger.WriteIndex(ctx, w, h, all, more)
 	}
+	if err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
+// A Section is a part of an index file besides the spans, with a name of at most 16 bytes.
+type Section = ledger.Part
+
+// WriteSections writes an index file without spans, of a blob of the given size and digest.
+func WriteSections(ctx context.Context, w io.Writer, blobSize int64, digest string, more ...Section) error {
+	err := ledger.WriteIndex(ctx, w, spans.Header{BlobSize: blobSize, Digest: digest}, nil, more)
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}

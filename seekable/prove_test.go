@@ -175,7 +175,7 @@ func (x *indexed) write(t testing.TB) []byte {
 	h := *x.Header
 	h.Size, h.Sections = x.size, nil
 	var b bytes.Buffer
-	if err := ledger.WriteIndex(t.Context(), &b, h, x.all); err != nil {
+	if err := ledger.WriteIndex(t.Context(), &b, h, x.all, nil); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()

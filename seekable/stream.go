@@ -97,6 +97,17 @@ func (s *Stream) Settled() bool {
 	return settled
 }
 
+// Native reports whether the stream can be entered anywhere by itself, with nothing learned of it.
+func (s *Stream) Native() bool {
+	native := true
+	s.ledger.View(func(lay *spans.Layout, _ int) {
+		for i := range lay.Segments {
+			native = native && !lay.Segments[i].Large
+		}
+	})
+	return native && s.index == ""
+}
+
 // Run returns where decoding has to begin to reach off (the span's start, if the span decodes
 // alone), and how far it can go on from there in one go: math.MaxInt64 while the size is not known.
 func (s *Stream) Run(off int64) (start, end int64) {

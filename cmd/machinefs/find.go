@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,8 +131,10 @@ func (h *host) findIndex(ctx context.Context, s *stack, opt seekable.Options) *s
 			h.log.Debug("no index", "place", p.ref, "err", err)
 			continue
 		}
-		h.log.Info("index found", "image", s.image.Reference, "place", p.ref)
-		s.index = foreignIndex{l.Index, p.ref}
+		h.log.Info("index found", "image", s.image.Reference, "place", p.ref, "boot pack", s.boot != nil)
+		if l != nil {
+			s.index = foreignIndex{l.Index, p.ref}
+		}
 		return l
 	}
 	return nil
@@ -189,8 +192,9 @@ func absolute(path string) string {
 	return path
 }
 
-// openIndex opens the blob's stream with the index at p. finding ends before ctx: an index that was
-// found is read in peace.
+// openIndex opens the blob's stream with the index at p, and finds the boot pack in it. The layer is
+// nil for an index that holds a boot pack only. finding ends before ctx: an index that was found is
+// read in peace.
 func (h *host) openIndex(ctx, finding context.Context, s *stack, p place, opt seekable.Options) (*seekable.Layer, error) {
 	im, err := h.clientFor(s.opening).Find(finding, p.ref, blobfetch.Select{Layer: "0"})
 	if err != nil {
@@ -209,17 +213,46 @@ func (h *host) openIndex(ctx, finding context.Context, s *stack, p place, opt se
 	if err != nil {
 		return nil, err
 	}
-	opt.Doubt = !p.pinned
-	opt.Evidence, _ = s.records.Record(proofRecord)
-	l, err := seekable.Indexed(ctx, s.voucher, s.source.Digest, kept, opt)
+	x, err := seekable.OpenIndex(ctx, kept)
 	if err != nil {
 		return nil, err
 	}
-	if _, bad := s.records.Record(badRecord + l.Index); bad == nil {
-		return nil, fmt.Errorf("open index %s: it was found wrong before", p.ref)
+	if err := x.SpeaksOf(s.voucher.Size(), s.source.Digest); err != nil {
+		return nil, err
 	}
+	b, err := findBoot(ctx, x, p.ref, content) // what was unpacked of it is kept, and not what was packed
+	switch {
+	case err != nil && !x.HasSpans():
+		return nil, err
+	case err == nil && s.isBad(b.index):
+		b, err = nil, errBadIndex
+	case err != nil && !errors.Is(err, errNoPack):
+		h.log.Warn("the boot pack is left aside", "place", p.ref, "err", err)
+	}
+	if !x.HasSpans() {
+		s.boot, s.bootInDoubt = b, !p.pinned
+		return nil, err
+	}
+	if s.isBad(x.ID()) {
+		return nil, errBadIndex
+	}
+	opt.Doubt = !p.pinned
+	opt.Evidence, _ = s.records.Record(proofRecord)
+	l, err := x.Stream(s.voucher, s.source.Digest, opt)
+	if err != nil {
+		return nil, err
+	}
+	s.boot, s.bootInDoubt = b, !p.pinned
 	s.closers = append(s.closers, closer(func() error { return s.keepProof(l.Stream) }))
 	return l, nil
+}
+
+var errBadIndex = errors.New("open index: it was found wrong before")
+
+// isBad reports an index that was found wrong for this blob.
+func (s *stack) isBad(index string) bool {
+	_, err := s.records.Record(badRecord + index)
+	return err == nil
 }
 
 // keepContent puts the cache on an index's own bytes. They need no voucher's digest: the index's

@@ -36,6 +36,11 @@ type flags struct {
 	indexFrom  []string
 	indexTrust trust
 
+	trace     traceFlags // of mount and record
+	walkAhead bool       // --walk-ahead
+	fill      fillMode
+	fillRate  size
+
 	quiet    bool
 	logLevel string
 }

@@ -202,7 +202,7 @@ func (im *image) remedy(s *stack, err error) bool {
 	log := im.host.log.With("image", im.image.Reference)
 	if bad, ok := errors.AsType[*seekable.IndexError](err); ok {
 		log.Warn("the index is wrong or cannot be proved, going on without it", "err", bad.Err)
-		return s.rejectIndex(bad) == nil
+		return errors.Join(s.rejectIndex(bad), im.dropBoot(s)) == nil
 	}
 	if s.voucher == nil {
 		return false
@@ -226,6 +226,9 @@ func (im *image) remedy(s *stack, err error) bool {
 		return false
 	}
 	im.heals++
+	if s.boot != nil && s.doubts != nil { // the pack may be what is wrong
+		s.rejectIndex(&seekable.IndexError{Index: s.boot.index, Err: err})
+	}
 	const text = "wrong bytes were kept: all that was not proved is forgotten and fetched once more"
 	switch {
 	case isLossy(err):
@@ -245,6 +248,22 @@ func (im *image) remedy(s *stack, err error) bool {
 		(*healed)()
 	}
 	return true
+}
+
+// dropBoot forgets the image file's bytes, if some of them are from a boot pack that is wrong.
+func (im *image) dropBoot(s *stack) error {
+	if s.doubts == nil {
+		return nil
+	}
+	err := errors.Join(s.file.Forget(), s.fileEntry.RemoveRecord(doubtRecord))
+	if s.file == s.blobFile {
+		err = errors.Join(s.voucher.Forget(), err)
+	}
+	if healed := im.healed.Load(); healed != nil {
+		im.host.log.Error("programs that read the image may have got wrong bytes of its boot pack", "image", im.image.Reference)
+		(*healed)()
+	}
+	return err
 }
 
 // condemn ends the serving of the image.

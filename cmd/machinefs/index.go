@@ -12,43 +12,62 @@ import (
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/trace"
 	"github.com/machinefs/machinefs/seekable"
 	"github.com/spf13/cobra"
 )
 
 func newIndex(f *flags) *cobra.Command {
-	var file, push string
+	var o indexOptions
 	cmd := &cobra.Command{
 		Use:   "index REF",
 		Short: "Build and share an index, with which an image is read anywhere without a first pass",
 		Long: `Read the image REF once and build its index: the points at which decoding can start in a
 stream that has none of its own (one zstd frame, one xz block, gzip, …).
 
+--boot adds a boot pack: the decoded bytes that a boot reads, in their order, as a trace
+says (see machinefs record and trace; "recorded" means the one that is kept here). A mount
+that finds it streams it in one go, and boots from it. Of an image that can be entered
+anywhere by itself, the index holds the boot pack alone.
+
 The index stays in the cache. -o writes it to a file as well; --push stores it in a
 repository or an OCI layout folder, under a tag made of the blob's digest. In the image's
 own repository mount, materialize and inspect find it there; elsewhere, with --index-from.`,
 		Example: `  machinefs index docker://quay.io/podman/machine-os:5.3 --push docker://quay.io/podman/machine-os
   machinefs index ./disk.raw.zst --push docker://quay.io/example/indexes
+  machinefs index quay.io/example/vm:1 --boot recorded --push quay.io/example/vm
   machinefs index https://example.org/disk.raw.xz#sha256:… -o disk.mfsindex
   machinefs mount /mnt/images --index-from disk.mfsindex disk=https://example.org/disk.raw.xz#sha256:…`,
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return buildIndex(cmd.Context(), f, args[0], file, push, cmd.OutOrStdout())
+			return o.build(cmd.Context(), f, args[0], cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write the index to")
-	cmd.Flags().StringVar(&push, "push", "", "repository, or oci-dir:PATH, to store the index in")
+	cmd.Flags().StringVarP(&o.file, "output", "o", "", "file to write the index to")
+	cmd.Flags().StringVar(&o.boot, "boot", "", "trace of a boot, a file or \"recorded\", for a boot pack")
+	cmd.Flags().StringVar(&o.name, "name", defaultTrace, "name of the trace that \"recorded\" means")
+	cmd.Flags().StringVar(&o.push, "push", "", "repository, or oci-dir:PATH, to store the index in")
 	return cmd
 }
 
-// buildIndex builds the index of ref. It publishes it in a file and a repository, if given.
-func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Writer) error {
-	if file != "" {
-		if err := checkOutput(file); err != nil {
+// indexOptions say what an index holds, and where it goes.
+type indexOptions struct{ file, push, boot, name string }
+
+// build builds the index of ref. It publishes it in a file and a repository, if given.
+func (o indexOptions) build(ctx context.Context, f *flags, ref string, out io.Writer) error {
+	if o.file != "" {
+		if err := checkOutput(o.file); err != nil {
 			return err
 		}
 	}
-	h, err := newHost(f, ref, push)
+	var t *trace.Trace
+	if o.boot != "" && o.boot != recordedTrace {
+		var err error
+		if t, err = readTrace(o.boot); err != nil {
+			return err
+		}
+	}
+	h, err := newHost(f, ref, o.push)
 	if err != nil {
 		return err
 	}
@@ -58,31 +77,58 @@ func buildIndex(ctx context.Context, f *flags, ref, file, push string, out io.Wr
 		return err
 	}
 	defer im.Close()
-	return im.use(ctx, func(s *stack) error {
-		digest, err := s.learnAll(ctx, im)
+	if o.boot == recordedTrace {
+		if t, err = h.loadTrace(im.pin, o.name); errors.Is(err, errNoTrace) {
+			err = &traceError{o.name}
+		}
 		if err != nil {
 			return fmt.Errorf("index %s: %w", ref, err)
 		}
-		return s.publish(ctx, digest, file, push, out)
+	}
+	return im.use(ctx, func(s *stack) error {
+		fail := func(err error) error { return fmt.Errorf("index %s: %w", ref, err) }
+		digest, err := s.indexDigest(ctx)
+		if err != nil {
+			return fail(err)
+		}
+		spans := t == nil || s.outer() != nil && !s.outer().Native()
+		if spans {
+			if err := s.learnAll(ctx, im); err != nil {
+				return fail(err)
+			}
+		}
+		var more []seekable.Section
+		if t != nil {
+			if more, err = s.packBoot(ctx, t, digest); err != nil {
+				return fail(err)
+			}
+		}
+		write := func(w io.Writer) error { return seekable.WriteSections(ctx, w, s.blob.Size(), digest, more...) }
+		if spans {
+			write = func(w io.Writer) error { return s.outer().WriteIndex(ctx, w, digest, more...) }
+		}
+		return s.publish(ctx, digest, o, write, out)
 	})
 }
 
-// learnAll reads the whole stream, so that all its spans are known. It returns the blob's digest,
-// by which the index is found.
-func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err error) {
+// indexDigest returns the blob's digest, by which its index is found.
+func (s *stack) indexDigest(ctx context.Context) (string, error) {
+	switch {
+	case s.source.Digest != "":
+		return s.source.Digest, nil
+	case !isFile(s.image.Reference):
+		return "", &usageError{errors.New("the source gives no digest, by which an index is found: " +
+			"write it behind the reference, REF#sha256:…")}
+	}
+	return digestOf(ctx, s.blob) // to read a file once more is cheap
+}
+
+// learnAll reads the whole stream, so that all its spans are known.
+func (s *stack) learnAll(ctx context.Context, im *image) error {
 	if s.outer() == nil {
-		return "", &seekable.FormatError{Format: s.format(), Msg: "nothing to index: the blob is not a compressed stream"}
+		return &seekable.FormatError{Format: s.format(), Msg: "nothing to index: the blob is not a compressed stream"}
 	}
 	outer := s.kept[0]
-	if digest = s.source.Digest; digest == "" {
-		if !isFile(s.image.Reference) {
-			return "", &usageError{errors.New("the source gives no digest, by which an index is found: " +
-				"write it behind the reference, REF#sha256:…")}
-		}
-		if digest, err = digestOf(ctx, s.blob); err != nil { // to read a file once more is cheap
-			return "", err
-		}
-	}
 	var filled atomic.Int64
 	show := startProgress("index", outer.stream.Size(), s.host.flags.quiet, s.host.log, func() (int64, int64) {
 		return filled.Load(), s.blob.Stats().Bytes
@@ -90,14 +136,14 @@ func (s *stack) learnAll(ctx context.Context, im *image) (digest string, err err
 	defer show.finish()
 	progress := func(done, _ int64) { filled.Store(done) }
 	if err := outer.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{Progress: progress}); err != nil {
-		return "", err
+		return err
 	}
 	if !outer.stream.Settled() { // the cache has all bytes, but the journal of the walk was damaged
 		if err := outer.stream.ReadSpans(ctx, 0, outer.stream.Size(), func(int64, []byte) error { return nil }); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return digest, im.settle(ctx, s, math.MaxInt64)
+	return im.settle(ctx, s, math.MaxInt64)
 }
 
 func isFile(ref string) bool {
@@ -120,8 +166,8 @@ func digestOf(ctx context.Context, b byteSource) (string, error) {
 }
 
 // publish writes the index to the file, and pushes it, where these are given.
-func (s *stack) publish(ctx context.Context, digest, file, push string, out io.Writer) error {
-	path := file
+func (s *stack) publish(ctx context.Context, digest string, o indexOptions, write func(io.Writer) error, out io.Writer) error {
+	path := o.file
 	if path == "" {
 		path = filepath.Join(s.host.cache.Dir(), "index") // the folder counts: without commit the file gets no name
 	}
@@ -130,7 +176,7 @@ func (s *stack) publish(ctx context.Context, digest, file, push string, out io.W
 		return err
 	}
 	defer tmp.discard()
-	if err := errors.Join(s.outer().WriteIndex(ctx, tmp.f, digest), tmp.f.Chmod(0o644)); err != nil {
+	if err := errors.Join(write(tmp.f), tmp.f.Chmod(0o644)); err != nil {
 		return local(err)
 	}
 	st, err := tmp.f.Stat()
@@ -139,8 +185,8 @@ func (s *stack) publish(ctx context.Context, digest, file, push string, out io.W
 	}
 	share := 100 * float64(st.Size()) / float64(max(1, s.blob.Size()))
 	fmt.Fprintf(out, "index of %s: %s, %.2f%% of the blob's %s\n", digest, human(st.Size()), share, human(s.blob.Size()))
-	if push != "" {
-		pinned, err := s.host.client.Push(ctx, push, blobfetch.Artifact{
+	if o.push != "" {
+		pinned, err := s.host.client.Push(ctx, o.push, blobfetch.Artifact{
 			File: tmp.name(), Type: seekable.IndexMediaType, Tag: indexTag(digest), Title: indexFile(digest), Subject: s.image,
 			Annotations: map[string]string{blobAnnotation: digest},
 		})
@@ -149,11 +195,11 @@ func (s *stack) publish(ctx context.Context, digest, file, push string, out io.W
 		}
 		fmt.Fprintf(out, "stored as %s\n", pinned)
 	}
-	if file != "" {
+	if o.file != "" {
 		if err := tmp.commit(); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "written to %s\n", file)
+		fmt.Fprintf(out, "written to %s\n", o.file)
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func newRoot() *cobra.Command {
 	f.register(root.PersistentFlags())
 	root.Flags().SortFlags = false
 	root.AddCommand(
-		newMount(f), newMaterialize(f), newInspect(f), newIndex(f), newCache(f), newStatus(f), newUnmount(),
+		newMount(f), newMaterialize(f), newInspect(f), newIndex(f), newRecord(f), newTrace(f), newCache(f), newStatus(f), newUnmount(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintf(cmd.OutOrStdout(), "machinefs %s\n", version) },

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +42,9 @@ served until the last file is closed; a second signal ends it at once.`,
   machinefs mount /mnt/images --images /etc/machinefs/images --cache-size 20GiB`,
 		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.trace.check(); err != nil {
+				return err
+			}
 			n := &names{fixed: map[string]target{}, sel: f.selection}
 			for _, a := range args[1:] {
 				if err := n.add(a); err != nil {
@@ -59,6 +63,16 @@ served until the last file is closed; a second signal ends it at once.`,
 	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
 	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute,
 		"close an image that no process has used for so long; only then can the cache drop it")
+	f.fill = fillOff
+	cmd.Flags().Var((*onOff)(&f.walkAhead), "walk-ahead",
+		"on or off: a stream that has to be read through from the front (one zstd frame, one xz block, gzip without\nan index) is read on while the image is open, not only as far as somebody waits for")
+	f.walkAhead = true
+	cmd.Flags().Lookup("walk-ahead").DefValue = "on"
+	cmd.Flags().Var(&f.fill, "fill",
+		"fetch all of an image that is open: off, idle (while no read waits for a fetch) or now")
+	cmd.Flags().Var(&f.fillRate, "fill-rate", "most bytes a second that --fill fetches, such as 2MiB; 0: no limit")
+	f.trace.register(cmd.Flags(), "trace",
+		"name under which the reads of each image are recorded, and replayed the next time (see machinefs trace); off: neither")
 	cmd.Flags().Var(&f.lookup, "lookup",
 		"who has images looked up that are not on the command line: own (only the user who mounts), none, or\nHOST[:PORT],... (names at these hosts: all who may read the mount)")
 	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0,
@@ -95,6 +109,30 @@ func mount(ctx context.Context, f *flags, dir string, n *names, allowOther bool,
 	}
 	return nil
 }
+
+// An onOff is a flag that is on or off.
+type onOff bool
+
+// Set parses the flag.
+func (o *onOff) Set(v string) error {
+	switch v {
+	case "on", "off":
+		*o = v == "on"
+		return nil
+	}
+	return errors.New("want on or off")
+}
+
+// String is the flag's value.
+func (o *onOff) String() string {
+	if *o {
+		return "on"
+	}
+	return "off"
+}
+
+// Type names the flag's value in help.
+func (o *onOff) Type() string { return "on|off" }
 
 // errnoOf returns the errno for an error of a lookup; 0 leaves the choice to package fs. Reads fail
 // with EIO for every error.

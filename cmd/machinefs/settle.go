@@ -46,6 +46,9 @@ func (im *image) settleAsked() bool {
 // complete. Before that, bytes that are missing for the digest may still be read for their own
 // sake.
 func (im *image) completed(s *stack) bool {
+	if s.file == s.blobFile { // what is read for the digest is kept
+		return true
+	}
 	const first, last = 20 * time.Millisecond, 5 * time.Second
 	for pause := first; pause < last; pause = pause * 3 / 2 {
 		if s.file.Complete() {
@@ -79,6 +82,11 @@ func (im *image) settle(ctx context.Context, s *stack, maxFetch int64) error {
 			return err
 		}
 	}
+	if s.doubts != nil && s.file != s.blobFile {
+		if err := s.doubts.prove(ctx, s.spans); err != nil {
+			return err
+		}
+	}
 	if im.cur.Load() == s && !im.verified.Swap(true) {
 		im.mu.Lock()
 		im.heals, im.rebuilt = 0, 0
@@ -105,7 +113,7 @@ func (im *image) belief(s *stack) string {
 	switch {
 	case s.source.Digest == "":
 		return "no digest"
-	case !s.voucher.Verified() || s.outer() != nil && s.outer().Doubted():
+	case !s.voucher.Verified() || s.outer() != nil && s.outer().Doubted() || s.doubted():
 		return "unverified"
 	}
 	at, err := s.records.Record(verifiedRecord)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/machinefs/machinefs/disk"
@@ -13,8 +14,9 @@ import (
 // A shown image is one file of the mount.
 type shown struct {
 	*image
-	tree *tree
-	size int64 // of the disk
+	tree  *tree
+	size  int64 // of the disk
+	ahead *prefetcher
 
 	checkMu  sync.Mutex
 	checking bool // the cached file is being read through
@@ -29,10 +31,12 @@ var (
 	_ fs.Discreet    = (*shown)(nil)
 	_ fs.Backer      = (*shown)(nil)
 	_ fs.Invalidator = (*shown)(nil)
+	_ fs.Watcher     = (*shown)(nil)
 )
 
 func newShown(t *tree, im *image) *shown {
 	s := &shown{image: im, tree: t, size: im.cur.Load().disk.Size()}
+	s.ahead = newPrefetcher(s)
 	s.check()
 	return s
 }
@@ -42,8 +46,14 @@ func (im *shown) Size() int64 { return im.size }
 
 // ReadAt reads the disk.
 func (im *shown) ReadAt(ctx context.Context, p []byte, off int64) error {
-	return im.use(ctx, func(s *stack) error { return s.disk.ReadAt(ctx, p, off) })
+	return im.use(ctx, func(s *stack) error {
+		im.ahead.reading(s, off, int64(len(p)))
+		return s.disk.ReadAt(ctx, p, off)
+	})
 }
+
+// Watch is told whether a process has the file open.
+func (im *shown) Watch(open bool) { im.ahead.Watch(open) }
 
 // OnInvalidate is given the way to take back from the kernel bytes that turned out wrong.
 func (im *shown) OnInvalidate(drop func()) { im.healed.Store(&drop) }
@@ -83,7 +93,7 @@ func (im *shown) LocalBytes() int64 { return im.cur.Load().file.LocalBytes() }
 // through it.
 func (im *shown) Backing() (*os.File, bool) {
 	s := im.cur.Load()
-	if !s.whole() || s.source.Digest != "" && !s.voucher.Verified() || im.condemned.Load() != nil {
+	if !s.whole() || s.source.Digest != "" && !s.voucher.Verified() || s.doubted() || im.condemned.Load() != nil {
 		return nil, false
 	}
 	f, ok := s.file.Backing()
@@ -114,6 +124,7 @@ func (im *shown) check() {
 // Close ends the check of the cached file, and closes the image.
 func (im *shown) Close() error {
 	im.tree.forget(im)
+	im.ahead.Close()
 	im.checkMu.Lock()
 	im.end() // no check begins any more
 	im.checkMu.Unlock()
@@ -124,8 +135,10 @@ func (im *shown) Close() error {
 // Attrs are the extended attributes user.machinefs.*.
 func (im *shown) Attrs() []string { return []string{"reference", "digest", "format", "status"} }
 
-// Private keeps the status to the mounting user.
-func (im *shown) Private(name string) bool { return name == "status" }
+// Private keeps status and traces to the mounting user.
+func (im *shown) Private(name string) bool {
+	return name == "status" || strings.HasPrefix(name, traceAttr)
+}
 
 // Attr returns one of them.
 func (im *shown) Attr(name string) ([]byte, bool) {
@@ -138,8 +151,10 @@ func (im *shown) Attr(name string) ([]byte, bool) {
 	case "format":
 		return []byte(s.format()), true
 	case "status":
-		data, err := json.Marshal(im.status())
+		st := im.status()
+		st.Boot = im.ahead.told()
+		data, err := json.Marshal(st)
 		return data, err == nil
 	}
-	return nil, false
+	return im.traceAttrs(name)
 }

@@ -57,15 +57,21 @@ func (b *blobSpans) ReadSpans(ctx context.Context, start, end int64, keep func(o
 	return nil
 }
 
-// A tap shows the spans of a source to a copy before they are kept.
+// A tap shows the spans of a source to a copy before they are kept, and has them compared with what
+// is kept already.
 type tap struct {
 	cache.Source
-	to atomic.Pointer[func(p []byte, off int64) error]
+	to     atomic.Pointer[func(p []byte, off int64) error]
+	doubts atomic.Pointer[doubts]
 }
 
 // ReadSpans reads the source's spans.
 func (t *tap) ReadSpans(ctx context.Context, start, end int64, keep func(off int64, p []byte) error) error {
-	to := t.to.Load()
+	to, d := t.to.Load(), t.doubts.Load()
+	if d != nil && !d.none.Load() {
+		plain := keep
+		keep = func(off int64, p []byte) error { return d.around(p, off, func() error { return plain(off, p) }) }
+	}
 	if to == nil {
 		return t.Source.ReadSpans(ctx, start, end, keep)
 	}

@@ -95,13 +95,18 @@ type stack struct {
 	blobFile *cache.File  // the blob's own bytes, as far as they are kept
 	voucher  *voucher.Voucher
 
-	layers []layer
-	kept   []keptLayer // streams and their decoded bytes, outermost first
-	spans  *tap        // the image file's source
-	file   *cache.File // the image file: the innermost stream's decoded bytes, or blobFile
-	disk   *disk.Disk
-	index  foreignIndex // the index made elsewhere that the blob is read with; zero: none
-	inner  string       // of a glance that did not reach the disk: the layer that comes next
+	layers    []layer
+	kept      []keptLayer  // streams and their decoded bytes, outermost first
+	spans     *tap         // the image file's source
+	file      *cache.File  // the image file: the innermost stream's decoded bytes, or blobFile
+	fileEntry *cache.Entry // of file
+	disk      *disk.Disk
+	index     foreignIndex // the index made elsewhere that the blob is read with; zero: none
+	inner     string       // of a glance that did not reach the disk: the layer that comes next
+
+	boot        *boot   // the boot pack that it is read with; nil: none
+	bootInDoubt bool    // it was merely found
+	doubts      *doubts // about what is kept of a boot pack; nil: none
 
 	closers []io.Closer
 }
@@ -179,10 +184,18 @@ func (s *stack) build(ctx context.Context) (err error) {
 		s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
 	}
 	if s.file == nil { // nothing is decoded: the blob's own bytes are the image file, or hold it
-		if s.file = s.blobFile; len(s.layers) == 0 {
+		if s.file, s.fileEntry = s.blobFile, s.records; len(s.layers) == 0 {
 			b = s.blobFile
+		} else {
+			s.boot = nil // it lies within the blob
 		}
 		s.voucher.Opening(false, true)
+	}
+	if err := s.attachBoot(ctx); err != nil {
+		return err
+	}
+	if s.boot != nil {
+		b = bootSource{b, s.boot}
 	}
 	if s.disk, err = disk.Open(ctx, b); errors.Is(err, errBeyond) {
 		s.inner = "image file whose tables lie further in"
@@ -281,7 +294,7 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 		return nil, err
 	}
 	s.kept = append(s.kept, keptLayer{st, f})
-	s.spans, s.file = src, f
+	s.spans, s.file, s.fileEntry = src, f, e
 	st.SetHistory(f.ReadAt)
 	if s.opening.glance && (f.Size() < 0 || !f.Complete()) {
 		return glance(ctx, st)

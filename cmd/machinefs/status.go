@@ -38,7 +38,8 @@ type status struct {
 	Misses    int64  `json:"misses"`  // reads that waited for a fetch
 	Damaged   int64  `json:"damaged"` // pages of the cache found damaged, and fetched again
 
-	Waiting *waiting `json:"waiting,omitempty"` // what reads, or the opening, wait for
+	Boot    *bootReport `json:"boot,omitempty"`    // what a boot pack or a trace was worth
+	Waiting *waiting    `json:"waiting,omitempty"` // what reads, or the opening, wait for
 }
 
 // A waiting tells of a host that does not answer as it should.
@@ -174,6 +175,10 @@ func printStatus(w io.Writer, list []status) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n",
 			s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob),
 			s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
+		if b := s.Boot; b != nil {
+			fmt.Fprintf(t, "  %s %s: %s fetched; %.1f%% of the reads needed no other fetch; %s of it never read\n",
+				b.From, b.State, human(b.Bytes), 100*b.Covered, human(b.Wasted))
+		}
 		if s.Waiting != nil {
 			fmt.Fprintf(t, "  %v\n", s.Waiting)
 		}

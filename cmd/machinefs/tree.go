@@ -144,6 +144,7 @@ func (t *tree) Attr(name string) ([]byte, bool) {
 		st := status{State: t.touched[path].state}
 		if im := t.touched[path].im; im != nil {
 			st = im.status()
+			st.Boot = im.ahead.told()
 		} else if ref := t.touched[path].ref; ref != "" {
 			st.Reference, st.Waiting = ref, t.host.waitingFor(ref)
 		}

@@ -14,8 +14,16 @@ import (
 // whole table.
 const firstRead = 64 << 10
 
-// WriteIndex writes an index of the spans, which are all there are, to w. h has no sections yet.
-func WriteIndex(ctx context.Context, w io.Writer, h spans.Header, all []spans.Span) error {
+// A Part is a section of an index besides those of the spans.
+type Part struct {
+	Name string
+	Data []byte
+	Sum  bool // the directory has its SHA-256; else its parts have checks of their own
+}
+
+// WriteIndex writes an index of the spans, which are all there are or none, to w, and more sections
+// behind. h has no sections yet.
+func WriteIndex(ctx context.Context, w io.Writer, h spans.Header, all []spans.Span, more []Part) error {
 	var table []byte
 	states := int64(0)
 	for i := range all {
@@ -26,6 +34,13 @@ func WriteIndex(ctx context.Context, w io.Writer, h spans.Header, all []spans.Sp
 		{Name: spans.SectionSpans, Len: int64(len(table)), Sum: sha256.Sum256(table)},
 		{Name: spans.SectionStates, Len: states},
 	}
+	for _, p := range more {
+		s := spans.Section{Name: p.Name, Len: int64(len(p.Data))}
+		if p.Sum {
+			s.Sum = sha256.Sum256(p.Data)
+		}
+		h.Sections = append(h.Sections, s)
+	}
 	head, err := h.Append(nil)
 	if err == nil {
 		_, err = w.Write(append(head, table...))
@@ -35,6 +50,9 @@ func WriteIndex(ctx context.Context, w io.Writer, h spans.Header, all []spans.Sp
 		if packed, err = LoadState(ctx, &all[i]); err == nil {
 			_, err = w.Write(packed)
 		}
+	}
+	for i := 0; err == nil && i < len(more); i++ {
+		_, err = w.Write(more[i].Data)
 	}
 	return err
 }

@@ -12,7 +12,8 @@ import (
 //
 //	  0  [8]   "mfsindex"
 //	  8  u32   version, 1
-//	 12  u32   format of the blob: 1 zstd, 2 xz, 3 gzip, 4 bzip2, 5 lz4 frames, 6 Apple's LZ4 stream
+//	 12  u32   format of the blob: 1 zstd, 2 xz, 3 gzip, 4 bzip2, 5 lz4 frames, 6 Apple's LZ4 stream;
+//	           0 for an index without spans, which holds other sections only
 //	 16  u64   size of the blob
 //	 24  u64   decoded size, the sum of all spans
 //	 32  u32   number of sections, 2 to 64
@@ -136,7 +137,7 @@ func ParseHeader(b []byte, fileSize int64) (*Header, error) {
 	if a, b := h.Sections[0].Name, h.Sections[1].Name; a != SectionSpans || b != SectionStates {
 		return nil, fmt.Errorf("sections %q and %q first, want %q and %q", a, b, SectionSpans, SectionStates)
 	}
-	if n := h.Sections[0].Len; n == 0 || n%RecordSize != 0 || n > maxTable {
+	if n := h.Sections[0].Len; (n == 0) != (h.Format == 0) || n%RecordSize != 0 || n > maxTable {
 		return nil, fmt.Errorf("span table of %d bytes, want a multiple of %d up to %d", n, RecordSize, maxTable)
 	}
 	return h, nil
