@@ -8,6 +8,7 @@
 #	make demo          boot a virtual machine from an image in a registry, and see what it cost
 #	make fuzz          each fuzz target for FUZZTIME
 #	make bench         benchmarks, as ratios to other tools
+#	make bench-boot    boot a real Debian over a link of RATE Mbit/s and LATENCY in all ways, RUNS times each; draws docs/boot.svg
 #	make deps          install the Debian packages and the Go that the others need (as root), or name them
 #	make clean         remove what was built, and the images kept for tests and demo
 
@@ -15,7 +16,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .NOTPARALLEL:
-.PHONY: build check test integration soak raced demo fuzz bench deps go packages fuse clean
+RATE ?= 200
+LATENCY ?= 20ms
+RUNS ?= 3
+.PHONY: build check test integration soak raced demo fuzz bench bench-boot deps go packages fuse clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -97,13 +101,18 @@ bench: deps build
 	go test -run '^$$' -bench . ./...
 	go run ./integration/bench
 
+# Root is needed to make the guest, once: it is kept in .cache/images.
+bench-boot: deps build
+	mkdir -p docs
+	go run ./integration/demo -guest debian -all -runs $(RUNS) -rate $(RATE) -latency $(LATENCY) -svg docs/boot.svg
+
 deps: packages go fuse
 
 # Debian 12 and 13. gcc is for the race detector; the rest are the tools that make, publish, check and boot test images.
 PACKAGES := git ca-certificates curl gcc libc6-dev \
 	qemu-utils qemu-system-x86 docker-registry skopeo fuse3 attr apache2-utils \
 	zstd xz-utils pixz lbzip2 bzip2 lz4 pigz tabix zip cpio jq hyperfine \
-	e2fsprogs dosfstools mtools fdisk gdisk syslinux syslinux-common
+	e2fsprogs dosfstools mtools fdisk gdisk syslinux syslinux-common mmdebstrap
 
 # docker-registry starts a service on installation, which nobody asked for: a registry that was not there before is stopped.
 # The test disk's kernel is fetched from apt's list, which a new machine does not have.

@@ -29,7 +29,7 @@ func (s *stack) packBoot(ctx context.Context, t *trace.Trace, digest string) ([]
 	case s.file == s.blobFile && len(s.layers) > 0:
 		return nil, &seekable.FormatError{Format: s.format(), Msg: "no boot pack: the image file lies uncompressed within the blob"}
 	case t.Digest != "" && t.Digest != digest:
-		return nil, &usageError{fmt.Errorf("the trace is of %s: record one of this image", t.Digest)}
+		return nil, &usageError{fmt.Errorf("the trace is of %s: record one of this image, or remove the trace's line \"# digest\" to use it all the same", t.Digest)}
 	case t.Size != s.disk.Size():
 		return nil, &usageError{fmt.Errorf("the trace is of a disk of %d bytes, this one has %d", t.Size, s.disk.Size())}
 	}

@@ -1,18 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/machinefs/machinefs/integration/image"
 )
 
-// row is one boot.
+// row is one way to boot, and what it cost: the median of its boots.
 type row struct {
 	how      string
 	variant  *variant // none for the local file
@@ -20,65 +25,97 @@ type row struct {
 	fetched  image.Count
 	local    int64         // bytes that the disk takes on this machine afterwards
 	elapsed  time.Duration // from nothing to the marker
+	replay   *replay       // of a boot pack or a trace
+}
+
+// A way is how a row's boots are made.
+type way struct {
+	how     string
+	variant *variant
+	bench   bool                            // only where all ways are wanted
+	prepare func(ctx context.Context) error // once; what it fetches is not counted
+	boot    func(ctx context.Context, r *row) error
+}
+
+// ways are the rows of the table, in their order. Each leaves behind what the next one needs.
+func (d *demo) ways() []way {
+	caches := filepath.Join(d.work, "caches")
+	cold := func(args ...string) func(ctx context.Context, r *row) error { // with an empty cache, which is left for the next way
+		return func(ctx context.Context, r *row) error {
+			if err := os.RemoveAll(caches); err != nil {
+				return err
+			}
+			return d.bootMounted(ctx, r, caches, args...)
+		}
+	}
+	again := func(ctx context.Context, r *row) error { return d.bootMounted(ctx, r, caches) }
+	evicted := func(ctx context.Context, r *row) error { // the bytes and all that was learned; the trace stays
+		if err := os.RemoveAll(filepath.Join(caches, "files")); err != nil {
+			return err
+		}
+		return d.bootMounted(ctx, r, caches)
+	}
+	file := func(ctx context.Context, r *row) error { return d.bootFile(ctx, r, d.raw, "raw", time.Now()) }
+	return []way{
+		{how: "local raw file", boot: file},
+		{how: "curl | " + oneFrame.pull, variant: oneFrame, boot: d.bootPulled},
+		{how: "mount, as far as needed", variant: oneFrame, bench: true, boot: cold("--walk-ahead=off")},
+		{how: "mount", variant: oneFrame, boot: cold()},
+		{how: "mount, again", variant: oneFrame, boot: again},
+		{how: "mount, index", variant: oneFrame, boot: cold(), prepare: func(ctx context.Context) error { return d.index(ctx, oneFrame) }},
+		{how: "mount, index with boot pack", variant: oneFrame, boot: cold(), prepare: func(ctx context.Context) error {
+			return errors.Join(d.record(ctx, oneFrame), d.index(ctx, oneFrame, "--boot", d.trace()))
+		}},
+		{how: "mount", variant: seekTable, boot: cold()},
+		{how: "mount, evicted, trace replayed", variant: seekTable, boot: evicted},
+		{how: "mount, boot pack", variant: seekTable, bench: true, boot: cold(), prepare: func(ctx context.Context) error {
+			return errors.Join(d.stripTrace(), d.index(ctx, seekTable, "--boot", d.trace()))
+		}},
+	}
 }
 
 // boots makes every row of the table, in its order.
 func (d *demo) boots(ctx context.Context) ([]row, error) {
 	var rows []row
-	add := func(r row, boot func(r *row) error) error {
-		what := "boot: " + r.how
-		if r.variant != nil {
-			what += ", " + r.variant.name
-		}
-		return step(what, func() error {
-			r.apparent = size(d.raw)
-			d.registry.Reset()
-			if err := boot(&r); err != nil {
-				return err
-			}
-			rows = append(rows, r)
-			return nil
-		})
-	}
-	err := add(row{how: "local raw file"}, func(r *row) error { return d.bootFile(ctx, r, d.raw, "raw", time.Now()) })
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range variants {
-		if v.pull == "" {
+	for _, w := range d.ways() {
+		if w.bench && !d.all {
 			continue
 		}
-		err := add(row{how: "curl | " + v.pull, variant: v}, func(r *row) error { return d.bootPulled(ctx, r) })
+		what := "boot: " + w.how
+		if w.variant != nil {
+			what += ", " + w.variant.name
+		}
+		if w.prepare != nil {
+			if err := step("prepare: "+w.how, func() error { return d.unlimited(ctx, w.prepare) }); err != nil {
+				return nil, err
+			}
+		}
+		err := step(what, func() error {
+			var all []row
+			for range d.runs {
+				r := row{how: w.how, variant: w.variant, apparent: size(d.raw)}
+				d.registry.Reset()
+				if err := w.boot(ctx, &r); err != nil {
+					return err
+				}
+				all = append(all, r)
+			}
+			slices.SortFunc(all, func(a, b row) int { return cmp.Compare(a.elapsed, b.elapsed) })
+			rows = append(rows, all[len(all)/2])
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
 	}
-	for i, v := range variants {
-		cache := filepath.Join(d.work, "cache-"+v.tag)
-		if err := add(row{how: "machinefs mount", variant: v}, func(r *row) error { return d.bootMounted(ctx, r, cache) }); err != nil {
-			return nil, err
-		}
-		if i == 0 {
-			err := add(row{how: "machinefs mount, again", variant: v}, func(r *row) error { return d.bootMounted(ctx, r, cache) })
-			if err != nil {
-				return nil, err
-			}
-			if err := os.RemoveAll(cache); err != nil {
-				return nil, err
-			}
-			if err := step("index: "+v.name, func() error { return d.index(ctx, v) }); err != nil {
-				return nil, err
-			}
-			err = add(row{how: "machinefs mount, with index", variant: v}, func(r *row) error { return d.bootMounted(ctx, r, cache) })
-			if err != nil {
-				return nil, err
-			}
-		}
-		if err := os.RemoveAll(cache); err != nil {
-			return nil, err
-		}
-	}
 	return rows, nil
+}
+
+// unlimited does something over a link without limits.
+func (d *demo) unlimited(ctx context.Context, do func(ctx context.Context) error) error {
+	d.registry.Limit(0, 0)
+	defer d.registry.Limit(d.latency, d.rate)
+	return do(ctx)
 }
 
 // bootFile boots from a file and completes the row; start is when the row's work began.
@@ -112,9 +149,9 @@ func (d *demo) bootPulled(ctx context.Context, r *row) error {
 }
 
 // bootMounted boots from the raw file in a new mount.
-func (d *demo) bootMounted(ctx context.Context, r *row, cache string) (err error) {
+func (d *demo) bootMounted(ctx context.Context, r *row, cache string, args ...string) (err error) {
 	start := time.Now()
-	m, err := d.mount(ctx, r.variant, cache)
+	m, err := d.mount(ctx, r.variant, cache, args...)
 	if err != nil {
 		return err
 	}
@@ -129,18 +166,60 @@ func (d *demo) bootMounted(ctx context.Context, r *row, cache string) (err error
 	if err := d.bootFile(ctx, r, m.file, "raw", start); err != nil {
 		return fmt.Errorf("%w; machinefs said: %s", err, m.said())
 	}
-	return nil
+	r.replay, err = d.replayOf(ctx, m.dir)
+	return err
+}
+
+// A replay is what `machinefs status` tells of a boot pack or a trace.
+type replay struct {
+	From    string
+	Covered float64
+	Wasted  int64
+}
+
+func (d *demo) replayOf(ctx context.Context, dir string) (*replay, error) {
+	out, err := exec.CommandContext(ctx, d.bin, "status", dir, "--json").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask for the status: %w", err)
+	}
+	var list []struct{ Boot *replay }
+	if err := json.Unmarshal(out, &list); err != nil || len(list) != 1 {
+		return nil, fmt.Errorf("ask for the status: %d images: %w", len(list), err)
+	}
+	return list[0].Boot, nil
 }
 
 // index stores an image's index in its repository, as its publisher would.
-func (d *demo) index(ctx context.Context, v *variant) error {
-	d.registry.Limit(0, 0)
-	defer d.registry.Limit(d.latency, d.rate)
+func (d *demo) index(ctx context.Context, v *variant, args ...string) error {
 	cache := filepath.Join(d.work, "cache-index")
 	defer os.RemoveAll(cache)
-	build := exec.CommandContext(ctx, d.bin, "index", "--quiet", "--cache", cache, d.reference(v), "--push", d.registry.Addr+"/"+repository)
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("run %s: %w: %s", build.Args, err, said)
+	return d.run1(ctx, append([]string{"index", "--quiet", "--cache", cache, d.reference(v), "--push", d.registry.Addr + "/" + repository}, args...)...)
+}
+
+// record records what a boot of an image reads, as its publisher would.
+func (d *demo) record(ctx context.Context, v *variant) error {
+	cache := filepath.Join(d.work, "cache-record")
+	defer os.RemoveAll(cache)
+	args := []string{"record", "--quiet", "--cache", cache, d.reference(v), "-o", d.trace(), "--"}
+	return d.run1(ctx, append(args, image.BootCommand(d.accel, "{}", "raw")...)...)
+}
+
+func (d *demo) trace() string { return filepath.Join(d.work, "boot.trace") }
+
+// stripTrace removes the digest from the trace: it is used for the same disk, packed in another way.
+func (d *demo) stripTrace() error {
+	text, err := os.ReadFile(d.trace())
+	if err != nil {
+		return err
+	}
+	lines := slices.DeleteFunc(strings.SplitAfter(string(text), "\n"), func(l string) bool { return strings.HasPrefix(l, "# digest ") })
+	return os.WriteFile(d.trace(), []byte(strings.Join(lines, "")), 0o644)
+}
+
+// run1 runs the program to its end.
+func (d *demo) run1(ctx context.Context, args ...string) error {
+	if said, err := exec.CommandContext(ctx, d.bin, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("run %s %s: %w: %s", d.bin, strings.Join(args, " "), err, said)
 	}
 	return nil
 }

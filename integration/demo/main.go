@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,15 +34,17 @@ type variant struct {
 	tag  string
 	pull string // what unpacks a full download; none for a variant that is not pulled
 
+	options []string // of the tool that compresses
+
 	file string // compressed
 	blob string // URL path of the layer
 }
 
-var variants = []*variant{
-	{kind: image.ZstdOneFrame, name: "zstd, one frame (podman)", tag: "5.3", pull: "zstd -dcq"},
-	{kind: image.ZstdSeekTable, name: "zstd, seek table", tag: "5.3-seekable"},
-	{kind: image.XZBlocks, name: "xz, 1 MiB blocks", tag: "5.3-xz", pull: "xz -dc"},
-}
+var (
+	oneFrame  = &variant{kind: image.ZstdOneFrame, name: "zstd, one frame (podman)", tag: "5.3", pull: "zstd -dcq"}
+	seekTable = &variant{kind: image.ZstdSeekTable, name: "zstd, seek table", tag: "5.3-seekable"}
+	variants  = []*variant{oneFrame, seekTable}
+)
 
 const repository = "podman/machine-os"
 
@@ -52,6 +55,10 @@ type demo struct {
 	raw      string // the disk
 	qcow2    string // the disk as it is published
 	accel    string
+	guest    string // small or debian
+	all      bool   // all ways, not only those that a user has
+	runs     int
+	svg      string // file of the picture; "" for none
 	latency  time.Duration
 	rate     int64 // bytes per second
 	registry *image.Registry
@@ -63,8 +70,12 @@ func main() {
 	d := &demo{}
 	mbit := flag.Int64("rate", 100, "rate of the link to the registry, in Mbit/s; 0 is no limit")
 	flag.DurationVar(&d.latency, "latency", 20*time.Millisecond, "latency of each request to the registry")
+	flag.StringVar(&d.guest, "guest", "small", "small, or debian: systemd, sshd, podman, python, git (needs root and mmdebstrap)")
+	flag.BoolVar(&d.all, "all", false, "boot in all ways, also in those that only show what a part is worth")
+	flag.IntVar(&d.runs, "runs", 1, "boots of each way; the table shows the median")
+	flag.StringVar(&d.svg, "svg", "", "file for a picture of the table")
 	flag.StringVar(&d.bin, "bin", "bin/machinefs", "the program to show")
-	limit := flag.Duration("timeout", 15*time.Minute, "give up after this time")
+	limit := flag.Duration("timeout", time.Hour, "give up after this time")
 	flag.Parse()
 	d.rate = *mbit * 1_000_000 / 8
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -110,6 +121,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.print(os.Stdout, rows); err != nil {
 		return err
 	}
+	if d.svg != "" {
+		if err := d.draw(rows); err != nil {
+			return err
+		}
+	}
 	fmt.Printf("\nThe demo took %d s in all.\n", int(time.Since(start).Seconds()+0.5))
 	return nil
 }
@@ -128,8 +144,16 @@ func step(what string, do func() error) error {
 
 // prepare makes the disk and its compressed variants, or finds them made.
 func (d *demo) prepare(ctx context.Context, cache string) error {
-	err := step("make a bootable disk from Debian's kernel and /usr", func() (err error) {
-		d.raw, err = image.Bootable(ctx, cache)
+	err := step("make a bootable disk of Debian's packages", func() (err error) {
+		switch d.guest {
+		case "small":
+			d.raw, err = image.Bootable(ctx, cache)
+		case "debian":
+			oneFrame.options = []string{"-14"} // as podman
+			d.raw, err = image.Guest(ctx, cache)
+		default:
+			err = fmt.Errorf("-guest %q: want small or debian", d.guest)
+		}
 		return err
 	})
 	if err != nil {
@@ -148,8 +172,8 @@ func (d *demo) prepare(ctx context.Context, cache string) error {
 	}
 	for _, v := range variants {
 		err := step("compress: "+v.name, func() (err error) {
-			v.file, err = image.Cached(cache, disk+"-"+v.tag+".qcow2"+v.kind.Suffix(), func(tmp string) error {
-				return image.Compress(ctx, v.kind, d.qcow2, tmp)
+			v.file, err = image.Cached(cache, disk+"-"+v.tag+strings.Join(v.options, "")+".qcow2"+v.kind.Suffix(), func(tmp string) error {
+				return image.Compress(ctx, v.kind, d.qcow2, tmp, v.options...)
 			})
 			return err
 		})

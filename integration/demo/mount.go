@@ -28,13 +28,13 @@ type mounted struct {
 const endTime = 30 * time.Second
 
 // mount starts the program and returns when it says that it has mounted.
-func (d *demo) mount(ctx context.Context, v *variant, cache string) (*mounted, error) {
+func (d *demo) mount(ctx context.Context, v *variant, cache string, args ...string) (*mounted, error) {
 	dir, err := os.MkdirTemp(d.work, "mnt-")
 	if err != nil {
 		return nil, err
 	}
 	m := &mounted{dir: dir, file: filepath.Join(dir, "disk.raw"), exited: make(chan error, 1)}
-	m.cmd = exec.Command(d.bin, "mount", "--cache", cache, dir, "disk=docker://"+d.reference(v))
+	m.cmd = exec.Command(d.bin, append([]string{"mount", "--cache", cache, dir, "disk=docker://" + d.reference(v)}, args...)...)
 	// Its own group: a Ctrl-C is for the demo, which then unmounts. Should the demo be killed,
 	// machinefs is told to unmount.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

@@ -17,16 +17,22 @@ func (d *demo) print(to io.Writer, rows []row) error {
 	if d.rate > 0 {
 		link = fmt.Sprintf("%d Mbit/s", d.rate*8/1_000_000)
 	}
-	table := [][]string{{"image (qcow2)", "boot from", "disk", "download", "fetched", "share", "requests", "local", "s to marker"}}
+	table := [][]string{{"image (qcow2)", "boot from", "disk", "download", "fetched", "share", "requests", "local", "covered", "wasted", "s to marker"}}
 	for _, r := range rows {
-		name, download, share := "-", "-", "-"
+		name, download, share, covered, wasted := "-", "-", "-", "-", "-"
 		if r.variant != nil {
 			blob := size(r.variant.file)
 			name, download = r.variant.name, mib(blob)
 			share = fmt.Sprintf("%.1f %%", 100*float64(r.fetched.Bytes)/float64(blob))
 		}
+		if r.replay != nil {
+			covered = fmt.Sprintf("%.1f %%", 100*r.replay.Covered)
+			if r.replay.From == "boot pack" {
+				wasted = mib(r.replay.Wasted)
+			}
+		}
 		table = append(table, []string{name, r.how, mib(r.apparent), download, mib(r.fetched.Bytes), share,
-			fmt.Sprint(r.fetched.Requests), mib(r.local), fmt.Sprintf("%.1f", r.elapsed.Seconds())})
+			fmt.Sprint(r.fetched.Requests), mib(r.local), covered, wasted, fmt.Sprintf("%.1f", r.elapsed.Seconds())})
 	}
 	widths := make([]int, len(table[0]))
 	for _, line := range table {

@@ -17,6 +17,18 @@ type Booted struct {
 	Accel   string        // "kvm" or "tcg"
 }
 
+// BootCommand is how Boot starts qemu.
+func BootCommand(accel, file, format string) []string {
+	args := []string{"qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc", "-m", "512",
+		"-accel", accel, "-serial", "stdio",
+		// A comma ends a value in qemu's options; two are one.
+		"-drive", "file=" + strings.ReplaceAll(file, ",", ",,") + ",format=" + format + ",if=virtio,snapshot=on"}
+	if accel == "kvm" {
+		args = append(args, "-cpu", "host")
+	}
+	return args
+}
+
 // Boot starts qemu, accelerated by accel ("kvm" or "tcg"), from the disk in file (format "raw" or
 // "qcow2") and waits for its marker line and for it to power off. What the guest writes goes to a
 // temporary file, so the disk may be read-only. It is an error when the guest found a file that
@@ -25,14 +37,8 @@ func Boot(ctx context.Context, accel, file, format string) (Booted, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	booted := Booted{Accel: accel}
-	args := []string{"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc", "-m", "512",
-		"-accel", accel, "-serial", "stdio",
-		// A comma ends a value in qemu's options; two are one.
-		"-drive", "file=" + strings.ReplaceAll(file, ",", ",,") + ",format=" + format + ",if=virtio,snapshot=on"}
-	if accel == "kvm" {
-		args = append(args, "-cpu", "host")
-	}
-	cmd, err := command(ctx, "qemu-system-x86_64", args...)
+	args := BootCommand(accel, file, format)
+	cmd, err := command(ctx, args[0], args[1:]...)
 	if err != nil {
 		return booted, err
 	}

@@ -14,13 +14,16 @@ import (
 // The disk's layout, in bytes: a GPT, a FAT partition that syslinux boots from, an ext4 root, the
 // GPT's backup in the last MiB.
 const (
-	diskSize  = 1 << 30
 	bootStart = 1 << 20
 	bootSize  = 64 << 20
 	rootStart = bootStart + bootSize
-	rootSize  = diskSize - rootStart - 1<<20
 	sector    = 512
+
+	smallDisk = 1 << 30 // of Bootable
 )
+
+// rootSize is how much of a disk the root takes.
+func rootSize(disk int64) int64 { return disk - rootStart - 1<<20 }
 
 // recipe is part of the cached name: change it with whatever changes the disk.
 const recipe = "v3"
@@ -32,8 +35,7 @@ TIMEOUT 0
 LABEL linux
   LINUX /vmlinuz
   INITRD /initrd.gz
-  APPEND console=ttyS0 quiet panic=-1 mitigations=off
-`
+  APPEND console=ttyS0 quiet panic=-1 mitigations=off `
 
 // Bootable returns the path of a raw disk below dir (see CacheDir): 1 GiB, GPT, about 300 MB of
 // files, which boots on a BIOS machine with a virtio disk, reads and checks some of its files,
@@ -60,7 +62,15 @@ func makeBootable(ctx context.Context, work, disk string) error {
 		return err
 	}
 	boot, root := filepath.Join(work, "boot.img"), filepath.Join(work, "root.img")
-	if err := makeBoot(ctx, work, boot, k, busybox); err != nil {
+	initrd, err := initramfs(k, busybox)
+	if err != nil {
+		return err
+	}
+	ramfs := filepath.Join(work, "initrd.gz")
+	if err := os.WriteFile(ramfs, initrd, 0o644); err != nil {
+		return err
+	}
+	if err := makeBoot(ctx, work, boot, k.vmlinuz, ramfs, ""); err != nil {
 		return err
 	}
 	tree := filepath.Join(work, "root")
@@ -68,7 +78,7 @@ func makeBootable(ctx context.Context, work, disk string) error {
 	if err != nil {
 		return err
 	}
-	if err := emptyFile(root, rootSize); err != nil {
+	if err := emptyFile(root, rootSize(smallDisk)); err != nil {
 		return err
 	}
 	if _, err := run(ctx, "mkfs.ext4", "-q", "-F", "-L", "root", "-d", tree, root); err != nil {
@@ -77,10 +87,15 @@ func makeBootable(ctx context.Context, work, disk string) error {
 	if err := listReads(ctx, work, root, files); err != nil {
 		return err
 	}
-	if err := emptyFile(disk, diskSize); err != nil {
+	return assemble(ctx, disk, smallDisk, boot, root)
+}
+
+// assemble makes a disk of two file systems.
+func assemble(ctx context.Context, disk string, size int64, boot, root string) error {
+	if err := emptyFile(disk, size); err != nil {
 		return err
 	}
-	if err := partition(ctx, disk); err != nil {
+	if err := partition(ctx, disk, rootSize(size)); err != nil {
 		return err
 	}
 	if err := copyInto(disk, boot, bootStart); err != nil {
@@ -89,36 +104,29 @@ func makeBootable(ctx context.Context, work, disk string) error {
 	return copyInto(disk, root, rootStart)
 }
 
-// makeBoot makes the FAT file system with kernel, initramfs and boot loader. mtools and syslinux
-// work on the plain file.
-func makeBoot(ctx context.Context, work, img string, k kernel, busybox string) error {
-	initrd, err := initramfs(k, busybox)
-	if err != nil {
-		return err
-	}
+// makeBoot makes the FAT file system with kernel, initramfs and boot loader; append is the end of the
+// kernel's command line. mtools and syslinux work on the plain file.
+func makeBoot(ctx context.Context, work, img, vmlinuz, ramfs, append string) error {
 	config := filepath.Join(work, "syslinux.cfg")
-	ramfs := filepath.Join(work, "initrd.gz")
-	if err := errors.Join(os.WriteFile(ramfs, initrd, 0o644), os.WriteFile(config, []byte(syslinuxConfig), 0o644),
-		emptyFile(img, bootSize)); err != nil {
+	if err := errors.Join(os.WriteFile(config, []byte(syslinuxConfig+append+"\n"), 0o644), emptyFile(img, bootSize)); err != nil {
 		return err
 	}
 	// Hidden sectors: where the partition begins on the disk, which the boot sector needs to know.
 	if _, err := run(ctx, "mkfs.vfat", "-n", "BOOT", "-h", fmt.Sprint(bootStart/sector), img); err != nil {
 		return err
 	}
-	if _, err := run(ctx, "mcopy", "-i", img, ramfs, config, "::/"); err != nil {
-		return err
+	for from, to := range map[string]string{ramfs: "initrd.gz", config: "syslinux.cfg", vmlinuz: "vmlinuz"} {
+		if _, err := run(ctx, "mcopy", "-i", img, from, "::/"+to); err != nil {
+			return err
+		}
 	}
-	if _, err := run(ctx, "mcopy", "-i", img, k.vmlinuz, "::/vmlinuz"); err != nil {
-		return err
-	}
-	_, err = run(ctx, "syslinux", "--install", img)
+	_, err := run(ctx, "syslinux", "--install", img)
 	return err
 }
 
 // partition writes the GPT and, into the protective MBR, syslinux's code that starts the partition
 // marked bootable.
-func partition(ctx context.Context, disk string) error {
+func partition(ctx context.Context, disk string, rootSize int64) error {
 	cmd, err := command(ctx, "sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk)
 	if err != nil {
 		return err

@@ -90,6 +90,7 @@ var packages = map[string]string{
 	"mcopy": "mtools", "syslinux": "syslinux", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
 	"docker-registry": "docker-registry", "xz": "xz-utils", "pzstd": "zstd", "zstd": "zstd",
 	"tar": "tar", "zip": "zip", "gzip": "gzip", "bzip2": "bzip2", "lz4": "lz4", "curl": "curl", "debugfs": "e2fsprogs", "skopeo": "skopeo",
+	"mmdebstrap": "mmdebstrap",
 }
 
 // Lookup finds a tool, also in the sbin folders that an ordinary user's PATH lacks.

@@ -69,8 +69,8 @@ func TestBootable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Size() != diskSize {
-		t.Errorf("the disk has %d bytes, wanted %d", info.Size(), diskSize)
+	if info.Size() != smallDisk {
+		t.Errorf("the disk has %d bytes, wanted %d", info.Size(), smallDisk)
 	}
 	if _, err := run(t.Context(), "sfdisk", "--verify", disk); err != nil {
 		t.Error(err)
