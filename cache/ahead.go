@@ -13,16 +13,21 @@ import (
 // a stream that is not continued is forgotten with the window that it had grown. Hits cost one look
 // at the marks: a read that passes a stream's mark, half a window before the end of the bytes
 // fetched ahead, asks for more.
+//
+// It adapts to what comes of it: bytes that were fetched ahead and not read, of streams that go on and
+// of those that ended, are at most a share of all that was fetched.
 type readAhead struct {
 	marks   [maxStreams]atomic.Int64 // 0: none
 	armed   atomic.Bool              // some mark is set
 	mu      sync.Mutex
 	streams [maxStreams]stream
 	clock   uint64
+	wasted  int64         // bytes fetched ahead for streams that ended, and not read
 	slots   chan struct{} // one for each fetch ahead under way
 }
 
 type stream struct {
+	begun     int64  // offset of the first read
 	nextRead  int64  // offset at which the next read is expected
 	growFrom  int64  // reads before this offset do not grow the window
 	fetchedTo int64  // end of the bytes that were fetched ahead, or are being fetched
@@ -33,8 +38,12 @@ type stream struct {
 const (
 	maxStreams = 8
 	maxAhead   = 16 << 20 // bytes of a window,
-	maxUnits   = 32       // and units; but one unit always
+	maxUnits   = 512      // and units; but one unit always
 	aheadSlots = 4
+
+	// Bytes fetched ahead and not read: a share of those fetched, and as many in any case.
+	unreadShare = 12
+	unreadSlack = 2 << 20
 
 	// The kernel sends the parts of one large read in parallel, in any order.
 	streamSlack = 1 << 20
@@ -73,7 +82,10 @@ func (r *readAhead) miss(f *File, off, end int64) {
 		return
 	}
 	r.clock++
-	*oldest = stream{nextRead: end, growFrom: ue, fetchedTo: ue, usedAt: r.clock}
+	if oldest.usedAt != 0 {
+		r.wasted += oldest.unread()
+	}
+	*oldest = stream{begun: off, nextRead: end, growFrom: ue, fetchedTo: ue, usedAt: r.clock}
 	for i := range r.streams {
 		if &r.streams[i] == oldest {
 			r.marks[i].Store(0)
@@ -99,6 +111,9 @@ func (r *readAhead) advance(f *File, s *stream, end int64) {
 	}
 	from := max(ue, s.fetchedTo)
 	to, err := f.aheadTo(ue, s.window)
+	if err == nil && to > from {
+		to, err = r.within(f, s, from, to)
+	}
 	if err != nil || to <= from {
 		r.mark(s)
 		return
@@ -114,6 +129,48 @@ func (r *readAhead) advance(f *File, s *stream, end int64) {
 	if !f.startAhead(from, to) {
 		<-r.slots
 	}
+}
+
+// unread is how many bytes were fetched ahead of a stream and not read.
+func (s *stream) unread() int64 {
+	if s.window == 0 {
+		return 0
+	}
+	return max(0, s.fetchedTo-s.nextRead)
+}
+
+// within returns how much of [from, to) may be fetched ahead: what is not read stays a small part of
+// all that was fetched. A stream that has read as much as a large unit gets the next one in any case.
+func (r *readAhead) within(f *File, s *stream, from, to int64) (int64, error) {
+	unread := r.wasted
+	for i := range r.streams {
+		if r.streams[i].usedAt != 0 {
+			unread += r.streams[i].unread()
+		}
+	}
+	most := from + f.stats.decoded.Load()/unreadShare + unreadSlack - unread
+	if to <= most {
+		return to, nil
+	}
+	_, end, err := f.unit(from)
+	if err != nil {
+		return 0, err
+	}
+	if end-from >= streamSlack && s.nextRead-s.begun >= end-from {
+		return end, nil
+	}
+	for at := end; at <= most; {
+		if _, at, err = f.unit(at); err != nil {
+			return 0, err
+		}
+		if at <= most {
+			end = at
+		}
+	}
+	if end > most {
+		return from, nil
+	}
+	return end, nil
 }
 
 // mark sets where a hit asks for more: half way to where fetching ahead ends.

@@ -22,10 +22,6 @@ type Config struct {
 	AllowOther bool   // other users may read, too; as an ordinary user this needs user_allow_other in /etc/fuse.conf
 	FsName     string // the source that df and findmnt show; "machinefs" if empty
 
-	// ReadAhead is how much the kernel reads ahead of sequential readers, in bytes: 1 MiB if 0, the
-	// kernel's own 128 KiB if negative. Only root can change it.
-	ReadAhead int64
-
 	// Passthrough lets the kernel read complete disks from their local file; see Backer. It takes
 	// effect for root, on Linux 6.9 and later.
 	Passthrough bool
@@ -48,9 +44,6 @@ const (
 	// maxBackground bounds the asynchronous requests under way, and with maxRequest the memory they
 	// take.
 	maxBackground = 64
-	// defaultReadAhead: larger gains nothing on warm files, and costs readers of mapped files: the
-	// kernel reads this much around every fault.
-	defaultReadAhead = 1 << 20
 )
 
 // Mount mounts t on dir and serves it until it is unmounted. It returns when the mount can be used.
@@ -91,7 +84,6 @@ func Mount(dir string, t Tree, cfg Config) (*Server, error) {
 	}
 	if on, mounted, err := mountAt(real); err == nil && mounted {
 		s.device = on.device
-		setReadAhead(s.device, cfg)
 	}
 	return s, nil
 }
@@ -185,21 +177,4 @@ func mountOptions(cfg Config) *fuse.MountOptions {
 		o.Logger = log.New(os.Stderr, "fuse: ", log.Lmicroseconds)
 	}
 	return o
-}
-
-// setReadAhead raises the read-ahead of a mount. The kernel offers no other way: the FUSE handshake
-// can only lower it.
-func setReadAhead(device string, cfg Config) {
-	bytes := cfg.ReadAhead
-	if bytes < 0 {
-		return
-	}
-	if bytes == 0 {
-		bytes = defaultReadAhead
-	}
-	knob := filepath.Join("/sys/class/bdi", device, "read_ahead_kb")
-	err := os.WriteFile(knob, strconv.AppendInt(nil, bytes>>10, 10), 0)
-	if err != nil && os.Geteuid() == 0 {
-		cfg.Log.Info("cannot raise the kernel's read-ahead", "error", err)
-	}
 }

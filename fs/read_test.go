@@ -113,10 +113,7 @@ func TestTheKernelKeepsPages(t *testing.T) {
 		}
 	}
 	read()
-	limit := int64(16 << 20 / (128 << 10) * 3 / 2)
-	if os.Geteuid() == 0 {
-		limit = 48 // 1 MiB each, the first ones smaller
-	}
+	limit := int64(16 << 20 / (128 << 10) * 3 / 2) // the kernel's own read-ahead: more would be fetched for guests in vain
 	if cold := d.reads.Load(); cold > limit {
 		t.Errorf("%d requests for 16 MiB, want at most %d", cold, limit)
 	}
@@ -131,13 +128,6 @@ func TestTheKernelKeepsPages(t *testing.T) {
 		read()
 		return d.reads.Load() == before
 	})
-	if os.Geteuid() == 0 {
-		on, _, _ := mountAt(dir)
-		kb, err := os.ReadFile(filepath.Join("/sys/class/bdi", on.device, "read_ahead_kb"))
-		if strings.TrimSpace(string(kb)) != "1024" {
-			t.Errorf("read-ahead is %s KiB (%v), want 1024", kb, err)
-		}
-	}
 	if n := s.Stats().Handles; n > 1 { // the last release may still be on its way
 		t.Errorf("%d handles open", n)
 	}

@@ -29,12 +29,13 @@ type boot struct {
 	doubts  *doubts // nil: the pack is believed
 	put     func(ctx context.Context, p []byte, off int64) error
 
-	parts   []bootPart // by offset
-	pieces  []bootPiece
-	active  atomic.Bool  // reads may wait for a piece,
-	watched atomic.Bool  // and what they read is noted
-	demand  atomic.Int32 // reads that wait for other bytes than the pack's
-	used    *trace.Recorder
+	parts    []bootPart // by offset
+	pieces   []bootPiece
+	active   atomic.Bool  // reads may wait for a piece,
+	watched  atomic.Bool  // and what they read is noted
+	demand   atomic.Int32 // reads that wait for other bytes than the pack's,
+	demanded atomic.Int64 // and when the last one ended, in nanoseconds of Unix time
+	used     *trace.Recorder
 
 	packed atomic.Int64 // bytes of the pack that were fetched,
 	raw    atomic.Int64 // and what they decode to
@@ -55,10 +56,12 @@ type bootPiece struct {
 }
 
 const (
-	packAhead = 1 << 20         // bytes of the pack that are fetched in one range,
-	packLanes = 2               // and ranges at a time
-	packWait  = 5 * time.Second // that a read waits for a piece, before it goes its own way
-	demandGap = 200 * time.Millisecond
+	packAhead  = 1 << 20         // bytes of the pack that are fetched in one range,
+	packLanes  = 2               // and ranges at a time;
+	packPolite = 256 << 10       // while reads of other bytes come, one range of so many
+	demandGap  = time.Second     // since the last of these reads
+	packWait   = 5 * time.Second // that a read waits for a piece, before it goes its own way
+	maxGap     = 2 * time.Second // that the pack waits for one read of other bytes
 )
 
 // errNoPack says that an index holds no boot pack.
@@ -183,7 +186,10 @@ func (b bootSource) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return b.byteSource.ReadAt(ctx, p, off)
 	}
 	b.boot.demand.Add(1)
-	defer b.boot.demand.Add(-1)
+	defer func() {
+		b.boot.demanded.Store(time.Now().UnixNano())
+		b.boot.demand.Add(-1)
+	}()
 	return b.byteSource.ReadAt(ctx, p, off)
 }
 
@@ -320,15 +326,15 @@ func (b *boot) stream(ctx context.Context) error {
 	defer b.active.Store(false)
 	var mu sync.Mutex
 	next := 0
-	lane := func() error {
+	lane := func(number int) error {
 		for {
-			b.giveWay(ctx)
+			most := b.giveWay(ctx, number)
 			mu.Lock()
 			for next < len(b.pieces) && b.isTaken(next) {
 				next++
 			}
 			from := next
-			for next++; next < len(b.pieces) && !b.isTaken(next) && b.end(next)-b.table.Pieces[from].Off <= packAhead; next++ {
+			for next++; next < len(b.pieces) && !b.isTaken(next) && b.end(next)-b.table.Pieces[from].Off <= most; next++ {
 			}
 			to := min(next, len(b.pieces))
 			mu.Unlock()
@@ -341,8 +347,8 @@ func (b *boot) stream(ctx context.Context) error {
 		}
 	}
 	errs := make(chan error, packLanes)
-	for range packLanes {
-		go func() { errs <- lane() }()
+	for number := range packLanes {
+		go func() { errs <- lane(number) }()
 	}
 	var err error
 	for range packLanes {
@@ -395,9 +401,16 @@ func (b *boot) isDone(i int) bool {
 	}
 }
 
-// giveWay waits for reads of bytes that the pack does not hold, but not for long.
-func (b *boot) giveWay(ctx context.Context) {
-	for end := time.Now().Add(demandGap); b.demand.Load() > 0 && time.Now().Before(end) && ctx.Err() == nil; {
+// giveWay waits for reads of bytes that the pack does not hold, and returns how many bytes of the pack
+// to fetch next. While such reads come, only the first lane goes on, and by little at a time.
+func (b *boot) giveWay(ctx context.Context, lane int) (most int64) {
+	busy := func() bool { return b.demand.Load() > 0 }
+	recent := func() bool { return busy() || time.Now().UnixNano()-b.demanded.Load() < int64(demandGap) }
+	for end := time.Now().Add(maxGap); (busy() || lane > 0 && recent()) && time.Now().Before(end) && ctx.Err() == nil; {
 		time.Sleep(2 * time.Millisecond)
 	}
+	if recent() {
+		return packPolite
+	}
+	return packAhead
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
+	"github.com/machinefs/machinefs/cmd/machinefs/internal/trace"
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/fs"
@@ -68,8 +69,12 @@ func exitCode(err error) int {
 		return exitMount
 	case is[*seekable.ChecksumError](err), is[*voucher.MismatchError](err):
 		return exitVerify
-	case is[*seekable.FormatError](err), is[*seekable.MemberError](err), is[*disk.FormatError](err):
+	case is[*seekable.FormatError](err), is[*seekable.MemberError](err), is[*disk.FormatError](err), is[*trace.FormatError](err):
 		return exitFormat
+	case is[*traceError](err):
+		return exitNotFound
+	case is[*commandError](err):
+		return exitOther
 	case blobfetch.Kind(err) != nil:
 		return blobfetchCodes[blobfetch.Kind(err)]
 	case errors.Is(err, context.Canceled):

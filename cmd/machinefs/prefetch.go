@@ -181,7 +181,7 @@ func (p *prefetcher) trace() (*trace.Trace, error) {
 		return before, err
 	}
 	now := p.rec.Trace()
-	if now.Digest = p.im.source.Digest; len(now.Extents) == 0 {
+	if now.Digest = p.im.source.Digest; len(now.Extents) == 0 || before != nil && p.rec.Full() {
 		return before, err
 	}
 	p.mu.Lock()

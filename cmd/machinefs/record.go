@@ -24,7 +24,7 @@ func newRecord(f *flags) *cobra.Command {
 		Long: `Mount the image REF alone, run COMMAND with {} in its arguments replaced by the disk's
 path, and keep the trace of what it read (see machinefs trace). The recording ends with
 the command; with --until-quiet the command is ended (SIGTERM) when nothing new was read
-for --trace-quiet. The exit code is that of the command, if that fails by itself.`,
+for --trace-quiet. A command that fails by itself is exit code 1.`,
 		Example: `  machinefs record ./disk.raw.zst -o boot.trace -- \
     qemu-system-x86_64 -m 2G -snapshot -nographic -drive file={},format=raw
   machinefs index ./disk.raw.zst --boot boot.trace --push docker://quay.io/example/vm`,
@@ -41,6 +41,11 @@ for --trace-quiet. The exit code is that of the command, if that fails by itself
 	f.trace.register(cmd.Flags(), "name", "name of the trace")
 	return cmd
 }
+
+// A commandError says that the command failed, by itself.
+type commandError struct{ error }
+
+func (e *commandError) Unwrap() error { return e.error }
 
 // A recording is one use of record.
 type recording struct {
@@ -110,7 +115,7 @@ func (r *recording) boot(ctx context.Context, t *tree, disk string, command []st
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w", args[0], err)
+		return &commandError{fmt.Errorf("run %s: %w", args[0], err)}
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -120,7 +125,7 @@ func (r *recording) boot(ctx context.Context, t *tree, disk string, command []st
 		select {
 		case err := <-ended:
 			if err != nil && !asked {
-				return fmt.Errorf("run %s: %w", args[0], err)
+				return &commandError{fmt.Errorf("run %s: %w", args[0], err)}
 			}
 			return nil
 		case <-ctx.Done():

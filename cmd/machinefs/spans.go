@@ -9,15 +9,16 @@ import (
 )
 
 // blobSpans are a blob's own bytes as spans, for the cache: pages while an image is opened, which
-// reads little here and there; links of the hash chain where these have been hashed, or where the
-// blob is the image file.
+// reads little here and there; links of the hash chain where these have been hashed; and pieces of
+// readSpan where the blob is the image file, of which a guest reads parts.
 type blobSpans struct{ voucher *voucher.Voucher }
 
 var _ cache.Source = (*blobSpans)(nil)
 
 const (
-	openingSpan = 4 << 10 // bytes
-	maxFetch    = 8 << 20 // bytes of neighbouring spans that are fetched in one range
+	openingSpan = 4 << 10  // bytes
+	readSpan    = 32 << 10 // bytes: larger ones are fetched in vain, smaller ones cost more requests
+	maxFetch    = 8 << 20  // bytes of neighbouring spans that are fetched in one range
 )
 
 // Size returns the size of the blob in bytes.
@@ -29,8 +30,12 @@ func (b *blobSpans) Span(off int64) (start, end int64) {
 	if link {
 		return start, end
 	}
-	start = off / openingSpan * openingSpan
-	return start, min(start+openingSpan, b.Size())
+	length := int64(openingSpan)
+	if b.voucher.Opened() {
+		length = readSpan
+	}
+	start = off / length * length
+	return start, min(start+length, b.Size())
 }
 
 // Run returns the span: any one can be read alone.

@@ -37,6 +37,7 @@ type variant struct {
 type bench struct {
 	bin, work string
 	runs      int
+	only      string
 	raw       string // the disk
 	sum       string // its SHA-256
 	variants  []*variant
@@ -57,6 +58,7 @@ func main() {
 		{kind: image.XZOneBlock, name: "xz, one block", decode: "xz -dc", entry: "<= 0.6"},
 	}}
 	flag.StringVar(&b.bin, "bin", "bin/machinefs", "the program to measure")
+	flag.StringVar(&b.only, "only", "", "copies, indexed, warm, recording or cold alone")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each measurement, of which the median counts")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -93,8 +95,14 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.row("what", "machinefs", "the other", "ratio", "wanted", "other")
-	for _, measure := range []func(context.Context) error{b.copies, b.indexed, b.warm, b.cold} {
-		if err := measure(ctx); err != nil {
+	for _, m := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"copies", b.copies}, {"indexed", b.indexed}, {"warm", b.warm}, {"recording", b.recording}, {"cold", b.cold}} {
+		if b.only != "" && b.only != m.name {
+			continue
+		}
+		if err := m.run(ctx); err != nil {
 			return err
 		}
 	}

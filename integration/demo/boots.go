@@ -71,6 +71,10 @@ func (d *demo) ways() []way {
 		{how: "mount, boot pack", variant: seekTable, bench: true, boot: cold(), prepare: func(ctx context.Context) error {
 			return errors.Join(d.stripTrace(), d.index(ctx, seekTable, "--boot", d.trace()))
 		}},
+		{how: "mount", variant: plain, bench: true, boot: cold()},
+		{how: "mount, boot pack", variant: plain, bench: true, boot: cold(), prepare: func(ctx context.Context) error {
+			return d.index(ctx, plain, "--boot", d.trace())
+		}},
 	}
 }
 

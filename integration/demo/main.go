@@ -43,7 +43,8 @@ type variant struct {
 var (
 	oneFrame  = &variant{kind: image.ZstdOneFrame, name: "zstd, one frame (podman)", tag: "5.3", pull: "zstd -dcq"}
 	seekTable = &variant{kind: image.ZstdSeekTable, name: "zstd, seek table", tag: "5.3-seekable"}
-	variants  = []*variant{oneFrame, seekTable}
+	plain     = &variant{kind: image.Plain, name: "no compression", tag: "5.3-plain"}
+	variants  = []*variant{oneFrame, seekTable, plain}
 )
 
 const repository = "podman/machine-os"

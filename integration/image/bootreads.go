@@ -12,14 +12,18 @@ import (
 	"strings"
 )
 
-// A boot reads some stretches of the disk rather than single files all over it: what is needed
-// together was installed together. So the files are cut, in the order in which they lie on the
-// disk, into stretches of about stretch bytes, of which one in readOneIn is read.
+// A boot of Debian reads a fifth of what is installed, in pieces that lie together: of all pieces of
+// 128 KiB it touches 21 %, of those of 1 MiB 38 %. So the files are cut, in the order in which they
+// lie on the disk, into stretches of about stretch bytes, of which some are read, and of these every
+// other piece.
 const (
 	stretch     = 1 << 20
-	readOneIn   = 16
+	piece       = 128 << 10
 	readLargest = 4 << 20 // a boot reads no larger file
 )
+
+// isRead tells whether a boot reads the stretch with a number.
+func isRead(number int64) bool { return number%8 == 1 || number%8 == 4 || number%8 == 6 }
 
 // plainName is a name that debugfs and sha256sum take as it is.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_./+=:@,-]+$`)
@@ -38,7 +42,7 @@ func listReads(ctx context.Context, work, img string, files []file) error {
 	var part strings.Builder
 	var end, number int64
 	for _, f := range files {
-		if number%readOneIn == readOneIn/2 {
+		if isRead(number) && end/piece%2 == 0 {
 			fmt.Fprintf(&part, "%s  %s\n", f.sum, f.path)
 		}
 		if end += f.size; end < stretch {

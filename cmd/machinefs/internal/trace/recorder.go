@@ -103,6 +103,13 @@ func (r *Recorder) Over() bool {
 	return r.over(r.now())
 }
 
+// Full reports whether as much was read as is recorded: that was a copy, not a boot.
+func (r *Recorder) Full() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes >= r.limits.Bytes || len(r.list) >= maxExtents
+}
+
 // End ends the recording.
 func (r *Recorder) End() { r.ended.Store(true) }
 

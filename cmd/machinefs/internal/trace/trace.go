@@ -122,6 +122,9 @@ func Parse(r io.Reader) (*Trace, error) {
 		seen.Add(off, n, func(e Extent) { t.Extents = append(t.Extents, e) })
 	}
 	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		if number++; number == 1 {
+			return nil, bad("want %q", firstLine)
+		}
 		return nil, bad("longer than %d bytes", bufio.MaxScanTokenSize)
 	} else if err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)

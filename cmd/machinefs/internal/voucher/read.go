@@ -116,11 +116,14 @@ func (v *Voucher) fetch(ctx context.Context, p []byte, off int64) error {
 }
 
 // Link returns the link that holds off. whole says that the store has to fetch all of it at once:
-// it has been hashed, and only whole links can be compared, or the store is the image file.
+// it has been hashed, and only whole links can be compared.
 func (v *Voucher) Link(off int64) (start, end int64, whole bool) {
 	start = off / linkLen * linkLen
-	return start, min(start+linkLen, v.size), v.self.Load() || v.digest != "" && off < v.pos.Load()
+	return start, min(start+linkLen, v.size), v.digest != "" && off < v.pos.Load()
 }
+
+// Opened reports whether the image has been opened, and the store is the image file.
+func (v *Voucher) Opened() bool { return v.self.Load() }
 
 // Opening says whether the image is being opened. self says that nothing was peeled off that
 // decodes: the store is the image file.
