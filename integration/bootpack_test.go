@@ -178,6 +178,40 @@ func TestBootPack(t *testing.T) {
 	}
 }
 
+// TestBootPackIsKept: what a pack brought is there for a later boot without a network, and in doubt
+// still until the image is decoded.
+func TestBootPackIsKept(t *testing.T) {
+	t.Parallel()
+	for _, form := range bootForms {
+		t.Run(form.name, func(t *testing.T) {
+			t.Parallel()
+			p := publishBoot(t, form.kind, form.qcow2)
+			s := p.l.watch(t, 0)
+			cache := t.TempDir()
+			args := []string{"--cache", cache, "disk=docker://" + s.Addr + "/vm/disk:1"}
+			m := mount(t, args...)
+			if err := boot(m.path("disk"), p.content, p.reads); err != nil {
+				t.Fatal(err)
+			}
+			m.stop(t)
+			s.forget()
+			m = mount(t, append([]string{"--offline"}, args...)...)
+			if err := boot(m.path("disk"), p.content, p.reads); err != nil {
+				t.Errorf("offline: %v", err)
+			}
+			if got := s.bytes.Load(); got > 0 {
+				t.Errorf("%d bytes were fetched with --offline", got)
+			}
+			m.stop(t)
+			m = mount(t, args...)
+			if sum := sumOf(t, m.path("disk")); sum != sumOf(t, filepath.Join(filepath.Dir(p.trace), "disk.raw")) {
+				t.Error("the disk's SHA-256 is another one")
+			}
+			eventually(t, "the image is verified", func() bool { return strings.HasPrefix(m.bootStatus(t).Verified, "verified") })
+		})
+	}
+}
+
 // TestTraceIsReplayed: a second mount, whose cache has lost the image's bytes, fetches what the first
 // one read before it is asked for.
 func TestTraceIsReplayed(t *testing.T) {
@@ -312,11 +346,23 @@ func TestAWrongBootPackDoesNoHarm(t *testing.T) {
 			s := good.l.watch(t, 0)
 			lie := forgePack(t, index, metaPieces(t, index), func(raw []byte) { raw[len(raw)/2] ^= 1 })
 			pushIndex(t, good.tag(t), lie)
-			m := mount(t, "--cache", t.TempDir(), "disk=docker://"+s.Addr+"/vm/disk:1")
-			// What comes of the pack may be wrong until it is compared.
+			cache := t.TempDir()
+			m := mount(t, "--cache", cache, "disk=docker://"+s.Addr+"/vm/disk:1")
+			// What comes of the pack may be wrong until it is compared; not so for who trusts no pack that
+			// was merely found, also with what was kept of it.
 			for range 3 {
 				_ = boot(m.path("disk"), good.content, good.reads)
 			}
+			m.stop(t)
+			for _, trust := range []string{"pinned", "none"} {
+				m = mount(t, "--cache", cache, "--index-trust", trust, "disk=docker://"+s.Addr+"/vm/disk:1")
+				if err := boot(m.path("disk"), good.content, good.reads); err != nil {
+					t.Errorf("with --index-trust=%s: %v", trust, err)
+				}
+				m.stop(t)
+			}
+			m = mount(t, "--cache", t.TempDir(), "disk=docker://"+s.Addr+"/vm/disk:1")
+			_ = boot(m.path("disk"), good.content, good.reads)
 			eventually(t, "the disk is right", func() bool {
 				tool(t, "", "bash", "-c", "cat "+m.path("disk")+" >/dev/null")
 				return boot(m.path("disk"), good.content, good.reads) == nil
@@ -326,6 +372,53 @@ func TestAWrongBootPackDoesNoHarm(t *testing.T) {
 			}
 			if said := m.log.String(); !strings.Contains(said, "boot pack") && !strings.Contains(said, "wrong bytes") {
 				t.Errorf("nothing was said of the wrong pack: %s", said)
+			}
+			if n := m.status(t, "disk").Errors; n > 0 {
+				t.Errorf("%d errors", n)
+			}
+		})
+	}
+}
+
+// TestMalformedBootPacks: a pack that is cut off, damaged, of another file, or that claims what it does
+// not hold is left aside; the boot is right.
+func TestMalformedBootPacks(t *testing.T) {
+	t.Parallel()
+	p := publishBoot(t, image.ZstdSeekTable, true)
+	index, err := os.ReadFile(p.index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(f func(table, data *section)) []byte {
+		list := sectionsOf(t, index)
+		f(&list[2], &list[3])
+		return together(index, list)
+	}
+	for name, lie := range map[string][]byte{
+		"cut off":             index[:len(index)*2/3],
+		"a piece is damaged":  change(func(_, data *section) { data.data[len(data.data)/2] ^= 8 }),
+		"all are damaged":     change(func(_, data *section) { clear(data.data) }),
+		"the data is cut":     change(func(_, data *section) { data.data = data.data[:len(data.data)/2] }),
+		"the table is cut":    change(func(table, _ *section) { table.data = table.data[:len(table.data)/2] }),
+		"no table":            change(func(table, _ *section) { table.data = nil }),
+		"another magic":       change(func(table, _ *section) { table.data[0] ^= 1 }),
+		"another file's size": change(func(table, _ *section) { table.data[8] ^= 1 }),
+		"beyond the file":     change(func(table, _ *section) { le.PutUint64(table.data[len(table.data)-12:], 1<<50) }),
+		"overlapping":         change(func(table, _ *section) { copy(table.data[len(table.data)-12:], table.data[len(table.data)-24:]) }),
+		"a million pieces":    change(func(table, _ *section) { le.PutUint32(table.data[40:], 1<<20) }),
+		"more decoded than said": change(func(table, _ *section) {
+			le.PutUint32(table.data[packHead+packPiece+4:], le.Uint32(table.data[packHead+packPiece+4:])/2)
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			pushIndex(t, p.tag(t), lie)
+			s := p.l.watch(t, 0)
+			m := mount(t, "--cache", t.TempDir(), "disk=docker://"+s.Addr+"/vm/disk:1")
+			if err := boot(m.path("disk"), p.content, p.reads); err != nil {
+				t.Fatal(err)
+			}
+			if n := memoryOf(t, m.process.Process.Pid, "VmHWM"); n > 512<<20 {
+				t.Errorf("it took %d bytes of memory", n)
 			}
 			if n := m.status(t, "disk").Errors; n > 0 {
 				t.Errorf("%d errors", n)

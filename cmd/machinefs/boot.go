@@ -67,8 +67,9 @@ const (
 // errNoPack says that an index holds no boot pack.
 var errNoPack = errors.New("it holds no boot pack")
 
-// findBoot reads the table of the boot pack that an index holds.
-func findBoot(ctx context.Context, x *seekable.Index, place string, content byteSource) (*boot, error) {
+// findBoot reads the table of the boot pack that an index holds. kept is the index's content through
+// the cache: its pieces, which are kept unpacked, are read past that.
+func findBoot(ctx context.Context, x *seekable.Index, place string, content, kept byteSource) (*boot, error) {
 	off, n, sum, ok := x.Section(bootpack.SectionTable)
 	dataOff, dataLen, _, ok2 := x.Section(bootpack.SectionData)
 	if !ok || !ok2 {
@@ -78,7 +79,7 @@ func findBoot(ctx context.Context, x *seekable.Index, place string, content byte
 		return nil, fmt.Errorf("read boot pack: table of %d bytes, want at most %d", n, bootpack.MaxTable)
 	}
 	raw := make([]byte, n)
-	if err := content.ReadAt(ctx, raw, off); err != nil {
+	if err := kept.ReadAt(ctx, raw, off); err != nil {
 		return nil, err
 	}
 	t, err := bootpack.Parse(raw, sum, dataLen)
@@ -100,7 +101,8 @@ func findBoot(ctx context.Context, x *seekable.Index, place string, content byte
 }
 
 // attachBoot lets the image file be read with the pack that was found, and brings what opening it
-// needs. Without a pack, what an earlier use kept of one is dropped while it is in doubt.
+// needs. What an earlier use kept of a pack stays in doubt; where packs that are merely found are not
+// trusted, it is dropped.
 func (s *stack) attachBoot(ctx context.Context) error {
 	e := s.fileEntry
 	b := s.boot
@@ -111,24 +113,25 @@ func (s *stack) attachBoot(ctx context.Context) error {
 	if s.opening.glance || s.opening.copying {
 		b = nil
 	}
-	before, left := readDoubts(e)
-	if before != "" && len(left) > 0 && (b == nil || b.index != before) && (s.boot == nil || s.boot.index != before) {
+	index, left := readDoubts(e)
+	if len(left) > 0 && s.host.flags.indexTrust != trustRepository && (s.boot == nil || s.boot.index != index) {
 		if err := s.dropDoubted(e, left); err != nil {
 			return local(err)
 		}
-		before = ""
+		index = ""
 	}
-	index, all := before, left
-	if b != nil {
-		index, all = b.index, nil
-		for _, p := range b.parts {
+	var all []trace.Extent
+	if s.boot != nil && s.bootInDoubt {
+		for _, p := range s.boot.parts {
 			all = append(all, p.Extent)
 		}
+		index = s.boot.index
 	}
 	if index != "" && (s.boot == nil || s.bootInDoubt) {
 		d, err := openDoubts(e, s.file, index, all)
 		if err != nil {
 			s.host.log.Debug("no boot pack: what is in doubt cannot be noted", "err", err)
+			s.boot = nil
 			return nil
 		}
 		s.doubts = d
@@ -324,6 +327,8 @@ func (b *boot) has(i int) bool {
 // active.
 func (b *boot) stream(ctx context.Context) error {
 	defer b.active.Store(false)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var mu sync.Mutex
 	next := 0
 	lane := func(number int) error {
@@ -348,7 +353,13 @@ func (b *boot) stream(ctx context.Context) error {
 	}
 	errs := make(chan error, packLanes)
 	for number := range packLanes {
-		go func() { errs <- lane(number) }()
+		go func() {
+			err := lane(number)
+			if err != nil {
+				cancel() // the other lane goes on with nothing that would be left aside as well
+			}
+			errs <- err
+		}()
 	}
 	var err error
 	for range packLanes {

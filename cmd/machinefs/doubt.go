@@ -36,13 +36,13 @@ const doubtRecord = "bootdoubt"
 // errWrongPack is the cause of the *seekable.IndexError of a piece that is not what was decoded.
 var errWrongPack = errors.New("the boot pack holds other bytes than the image")
 
-// openDoubts goes on with the doubts of an earlier use, or begins with all. It has to be called
-// before anything of the pack is kept.
+// openDoubts goes on with the doubts of an earlier use; of a pack that was not in use then, all is in
+// doubt. It has to be called before anything of the pack is kept.
 func openDoubts(e *cache.Entry, f *cache.File, index string, all []trace.Extent) (*doubts, error) {
 	d := &doubts{entry: e, file: f, index: index}
 	before, left := readDoubts(e)
 	if before != index {
-		left = all
+		left = append(left, all...)
 	}
 	for _, x := range left {
 		d.set.Add(x.Off, x.Len, nil)

@@ -220,7 +220,7 @@ func (h *host) openIndex(ctx, finding context.Context, s *stack, p place, opt se
 	if err := x.SpeaksOf(s.voucher.Size(), s.source.Digest); err != nil {
 		return nil, err
 	}
-	b, err := findBoot(ctx, x, p.ref, content) // what was unpacked of it is kept, and not what was packed
+	b, err := findBoot(ctx, x, p.ref, content, kept)
 	switch {
 	case err != nil && !x.HasSpans():
 		return nil, err
