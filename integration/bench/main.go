@@ -58,7 +58,7 @@ func main() {
 		{kind: image.XZOneBlock, name: "xz, one block", decode: "xz -dc", entry: "<= 0.6"},
 	}}
 	flag.StringVar(&b.bin, "bin", "bin/machinefs", "the program to measure")
-	flag.StringVar(&b.only, "only", "", "copies, indexed, warm, recording or cold alone")
+	flag.StringVar(&b.only, "only", "", "copies, indexed, warm, recording, demand or cold alone")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each measurement, of which the median counts")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -98,7 +98,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"copies", b.copies}, {"indexed", b.indexed}, {"warm", b.warm}, {"recording", b.recording}, {"cold", b.cold}} {
+	}{{"copies", b.copies}, {"indexed", b.indexed}, {"warm", b.warm}, {"recording", b.recording}, {"demand", b.demand}, {"cold", b.cold}} {
 		if b.only != "" && b.only != m.name {
 			continue
 		}

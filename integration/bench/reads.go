@@ -18,12 +18,16 @@ import (
 )
 
 // mount runs do with the path of a variant in a new mount.
-func (b *bench) mount(ctx context.Context, v *variant, cache string, do func(file string) error, args ...string) (err error) {
+func (b *bench) mount(ctx context.Context, v *variant, cache string, do func(file string) error, args ...string) error {
+	return b.mountRef(ctx, b.url(v), cache, do, args...)
+}
+
+func (b *bench) mountRef(ctx context.Context, ref, cache string, do func(file string) error, args ...string) (err error) {
 	dir := filepath.Join(b.work, "mnt")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	cmd := b.program(ctx, append([]string{"mount", "--quiet", "--cache", cache, dir, "disk=" + b.url(v)}, args...)...)
+	cmd := b.program(ctx, append([]string{"mount", "--quiet", "--cache", cache, dir, "disk=" + ref}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
