@@ -3,32 +3,35 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/machinefs/machinefs/cache"
 )
 
 // A fillMode is the value of --fill.
-type fillMode string
+type fillMode int
 
 const (
-	fillOff  fillMode = "off"
-	fillIdle fillMode = "idle"
-	fillNow  fillMode = "now"
+	fillOff fillMode = iota
+	fillIdle
+	fillNow
 )
+
+var fillModes = []string{"off", "idle", "now"}
 
 // Set parses the flag.
 func (m *fillMode) Set(v string) error {
-	switch fillMode(v) {
-	case fillOff, fillIdle, fillNow:
-		*m = fillMode(v)
-		return nil
+	i := slices.Index(fillModes, v)
+	if i < 0 {
+		return errors.New("want off, idle or now")
 	}
-	return errors.New("want off, idle or now")
+	*m = fillMode(i)
+	return nil
 }
 
 // String is the flag's value.
-func (m *fillMode) String() string { return string(*m) }
+func (m *fillMode) String() string { return fillModes[*m] }
 
 // Type names the flag's value in help.
 func (m *fillMode) Type() string { return "when" }

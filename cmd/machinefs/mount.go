@@ -63,7 +63,6 @@ served until the last file is closed; a second signal ends it at once.`,
 	cmd.Flags().StringVar(&images, "images", "", "file with a line NAME REF for each image")
 	cmd.Flags().DurationVar(&f.idle, "idle-close", 10*time.Minute,
 		"close an image that no process has used for so long; only then can the cache drop it")
-	f.fill = fillOff
 	cmd.Flags().Var((*onOff)(&f.walkAhead), "walk-ahead",
 		"on or off: a stream that has to be read through from the front (one zstd frame, one xz block, gzip without\nan index) is read on while the image is open, not only as far as somebody waits for")
 	f.walkAhead = true
@@ -72,7 +71,7 @@ served until the last file is closed; a second signal ends it at once.`,
 		"fetch all of an image that is open: off, idle (while no read waits for a fetch) or now")
 	cmd.Flags().Var(&f.fillRate, "fill-rate", "most bytes a second that --fill fetches, such as 2MiB; 0: no limit")
 	f.trace.register(cmd.Flags(), "trace",
-		"name under which the reads of each image are recorded, and replayed the next time (see machinefs trace); off: neither")
+		"name under which the reads of each image are recorded, and replayed the next time (see\nmachinefs trace); off: neither")
 	cmd.Flags().Var(&f.lookup, "lookup",
 		"who has images looked up that are not on the command line: own (only the user who mounts), none, or\nHOST[:PORT],... (names at these hosts: all who may read the mount)")
 	cmd.Flags().BoolVar(&allowOther, "allow-other", os.Geteuid() == 0,

@@ -70,7 +70,7 @@ func (r *recording) run(ctx context.Context, ref string, command []string, out i
 	if err := n.set("disk", ref); err != nil {
 		return err
 	}
-	n.lookup = lookup{off: true}
+	n.lookup, r.f.walkAhead = lookup{off: true}, true
 	h, err := newHost(r.f, ref)
 	if err != nil {
 		return err
