@@ -56,7 +56,7 @@ type bootPiece struct {
 
 const (
 	packAhead  = 1 << 20                // bytes of the pack that are fetched in one range,
-	packLanes  = 2                      // and ranges at a time;
+	packLanes  = 3                      // and ranges at a time;
 	packPolite = 256 << 10              // while reads of other bytes come, one range of so many
 	demandGap  = 200 * time.Millisecond // since the last of these reads
 	packWait   = 5 * time.Second        // that a read waits for a piece, before it goes its own way

@@ -58,6 +58,7 @@ type demo struct {
 	accel    string
 	guest    string // small or debian
 	all      bool   // all ways, not only those that a user has
+	only     string
 	runs     int
 	svg      string // file of the picture; "" for none
 	latency  time.Duration
@@ -73,6 +74,7 @@ func main() {
 	flag.DurationVar(&d.latency, "latency", 20*time.Millisecond, "latency of each request to the registry")
 	flag.StringVar(&d.guest, "guest", "small", "small, or debian: systemd, sshd, podman, python, git (needs root and mmdebstrap)")
 	flag.BoolVar(&d.all, "all", false, "boot in all ways, also in those that only show what a part is worth")
+	flag.StringVar(&d.only, "only", "", "only the ways whose name contains this")
 	flag.IntVar(&d.runs, "runs", 1, "boots of each way; the table shows the median")
 	flag.StringVar(&d.svg, "svg", "", "file for a picture of the table")
 	flag.StringVar(&d.bin, "bin", "bin/machinefs", "the program to show")

@@ -158,8 +158,9 @@ func aligned(off, n, size int64) (int64, int64) {
 }
 
 // Merge joins the trace of the last use with that of the uses before: first what they have in
-// common, in the order of the last use, then what only the last one read. One that was shorter than
-// the common part of before keeps the rest of that behind: it stopped early.
+// common, in the order of the last use, then what only the last one read, then what only those before
+// read: all of it if the last use stopped early, with less than half as much, else a quarter more than
+// the last use at most, or 16 MiB.
 func Merge(last, before *Trace) *Trace {
 	if before == nil || before.Size != last.Size {
 		return last
@@ -180,18 +181,21 @@ func Merge(last, before *Trace) *Trace {
 		})
 	}
 	m.Extents = append(m.Extents, only...)
+	room := max(last.Bytes()/4, 16<<20)
 	if 2*last.Bytes() < before.Bytes() {
-		var now Set
-		for _, e := range last.Extents {
-			now.Add(e.Off, e.Len, nil)
-		}
-		for _, e := range before.Extents {
-			now.Split(e, func(part Extent, in bool) {
-				if !in {
-					m.Extents = append(m.Extents, part)
-				}
-			})
-		}
+		room = before.Bytes()
+	}
+	var now Set
+	for _, e := range last.Extents {
+		now.Add(e.Off, e.Len, nil)
+	}
+	for _, e := range before.Extents {
+		now.Split(e, func(part Extent, in bool) {
+			if !in && part.Len <= room {
+				m.Extents = append(m.Extents, part)
+				room -= part.Len
+			}
+		})
 	}
 	m.Extents = m.Extents[:min(len(m.Extents), maxExtents)]
 	return m

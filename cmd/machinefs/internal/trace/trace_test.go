@@ -174,7 +174,7 @@ func TestRecorder(t *testing.T) {
 func TestMerge(t *testing.T) {
 	before := &Trace{Size: 1 << 20, Extents: []Extent{{0, Page}, {10 * Page, 4 * Page}, {20 * Page, Page}}}
 	last := &Trace{Size: 1 << 20, Extents: []Extent{{30 * Page, Page}, {11 * Page, Page}, {0, Page}, {40 * Page, Page}}}
-	want := []Extent{{11 * Page, Page}, {0, Page}, {30 * Page, Page}, {40 * Page, Page}}
+	want := []Extent{{11 * Page, Page}, {0, Page}, {30 * Page, Page}, {40 * Page, Page}, {10 * Page, Page}, {12 * Page, 2 * Page}, {20 * Page, Page}}
 	if got := Merge(last, before).Extents; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -182,6 +182,11 @@ func TestMerge(t *testing.T) {
 	want = []Extent{{20 * Page, Page}, {0, Page}, {10 * Page, 4 * Page}}
 	if got := Merge(short, before).Extents; !slices.Equal(got, want) {
 		t.Errorf("one that stopped early: %v, want %v", got, want)
+	}
+	large := &Trace{Size: 1 << 40, Extents: []Extent{{0, 100 << 20}}}
+	other := &Trace{Size: 1 << 40, Extents: []Extent{{1 << 30, 30 << 20}, {2 << 30, 20 << 20}, {3 << 30, 60 << 20}}}
+	if got := Merge(large, other).Bytes(); got != 120<<20 {
+		t.Errorf("joined to %d bytes, want a quarter more at most", got)
 	}
 	if got := Merge(last, &Trace{Size: 5}); got != last {
 		t.Error("joined with the trace of another disk")
