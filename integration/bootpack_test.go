@@ -271,6 +271,9 @@ func TestAWalkGoesOn(t *testing.T) {
 	}
 	for _, way := range []string{"on", "off"} {
 		s, ref := serveRegistry(t, p.blob, 0)
+		if way == "off" {
+			s.Limit(0, 8<<20) // bytes a second: what is under way when the walk stops is little
+		}
 		m := mount(t, "--cache", t.TempDir(), "--walk-ahead", way, "disk="+ref)
 		f, err := os.Open(m.path("disk"))
 		if err != nil {

@@ -26,7 +26,7 @@ const (
 func rootSize(disk int64) int64 { return disk - rootStart - 1<<20 }
 
 // recipe is part of the cached name: change it with whatever changes the disk.
-const recipe = "v4"
+const recipe = "v7"
 
 const syslinuxConfig = `SERIAL 0 115200
 DEFAULT linux

@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// A boot of Debian reads a fifth of what is installed, in pieces that lie together: of all pieces of
-// 128 KiB it touches 21 %, of those of 1 MiB 38 %. So the files are cut, in the order in which they
-// lie on the disk, into stretches of about stretch bytes, of which some are read, and of these every
-// other piece.
+// A boot of Debian reads a fifth of what is installed, in pieces that lie together, and has nearly half of
+// an image fetched that can be entered at each MiB. So the files are cut, in the order in which they
+// lie on the disk, into stretches of about stretch bytes, of which one in six is read, and of these
+// every other piece.
 const (
 	stretch     = 1 << 20
 	piece       = 128 << 10
@@ -23,7 +23,7 @@ const (
 )
 
 // isRead tells whether a boot reads the stretch with a number.
-func isRead(number int64) bool { return number%8 == 1 || number%8 == 4 || number%8 == 6 }
+func isRead(number int64) bool { return number%6 == 1 }
 
 // plainName is a name that debugfs and sha256sum take as it is.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_./+=:@,-]+$`)
