@@ -42,8 +42,8 @@ const (
 	aheadSlots = 4
 
 	// Bytes fetched ahead and not read: a share of those fetched, and as many in any case.
-	unreadShare = 12
-	unreadSlack = 2 << 20
+	unreadShare = 24
+	unreadSlack = 1 << 20
 
 	// The kernel sends the parts of one large read in parallel, in any order.
 	streamSlack = 1 << 20

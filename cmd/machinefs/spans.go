@@ -17,7 +17,7 @@ var _ cache.Source = (*blobSpans)(nil)
 
 const (
 	openingSpan = 4 << 10  // bytes
-	readSpan    = 32 << 10 // bytes: larger ones are fetched in vain, smaller ones cost more requests
+	readSpan    = 16 << 10 // bytes: larger ones are fetched in vain, smaller ones cost more requests
 	maxFetch    = 8 << 20  // bytes of neighbouring spans that are fetched in one range
 )
 

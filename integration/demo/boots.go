@@ -82,12 +82,12 @@ func (d *demo) ways() []way {
 func (d *demo) boots(ctx context.Context) ([]row, error) {
 	var rows []row
 	for _, w := range d.ways() {
-		if w.bench && !d.all || !strings.Contains(w.how, d.only) {
-			continue
-		}
 		what := "boot: " + w.how
 		if w.variant != nil {
 			what += ", " + w.variant.name
+		}
+		if w.bench && !d.all || !strings.Contains(what, d.only) {
+			continue
 		}
 		if w.prepare != nil {
 			if err := step("prepare: "+w.how, func() error { return d.unlimited(ctx, w.prepare) }); err != nil {
