@@ -43,7 +43,7 @@ const (
 
 	// Bytes fetched ahead and not read: a share of those fetched, and as many in any case.
 	unreadShare = 24
-	unreadSlack = 1 << 20
+	unreadSlack = 2 << 20
 
 	// The kernel sends the parts of one large read in parallel, in any order.
 	streamSlack = 1 << 20
