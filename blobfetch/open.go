@@ -3,6 +3,7 @@ package blobfetch
 import (
 	"context"
 	"errors"
+	"path/filepath"
 )
 
 // Open opens the blob of a Disk that Resolve returned; any other is an ErrReference. A local file
@@ -54,6 +55,19 @@ func (c *Client) openPlace(d Disk) (*Blob, error) {
 		return openPinnedFile(d)
 	}
 	return nil, failf(ErrReference, "", "%w", errNowhere)
+}
+
+// LocalPath returns the path of the file that the blob is, if it is one of this machine.
+func (d Disk) LocalPath() (string, bool) {
+	switch ref := d.place.ref; ref.Transport {
+	case File, Archive:
+		return ref.Path, true
+	case Layout:
+		if h, err := parseDigest(d.Digest); err == nil {
+			return filepath.Join(ref.Path, filepath.FromSlash(blobName(h))), true
+		}
+	}
+	return "", false
 }
 
 func openPinnedFile(d Disk) (*Blob, error) {

@@ -58,7 +58,7 @@ func (f *File) Backing() (*os.File, bool) {
 	defer f.exit()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.verified || f.verifiedAt.lost == (nonce{}) || f.losses() != f.verifiedAt {
+	if f.lent || !f.verified || f.verifiedAt.lost == (nonce{}) || f.losses() != f.verifiedAt {
 		return nil, false
 	}
 	size := f.size.Load()

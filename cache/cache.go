@@ -72,6 +72,12 @@ func Open(c Config) (*Cache, error) {
 	return k, nil
 }
 
+// Is reports whether a folder is a cache.
+func Is(dir string) bool {
+	st, err := os.Lstat((&Cache{dir: dir}).files())
+	return err == nil && st.IsDir()
+}
+
 // makeFolders makes the folders of the cache that are missing, and checks those that are there.
 func (c *Cache) makeFolders() error {
 	if err := trustFolder(c.dir); err != nil {

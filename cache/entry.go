@@ -38,7 +38,7 @@ func (c *Cache) Entry(key, name string) (*Entry, error) {
 		return nil, fmt.Errorf("open cache entry %.80q: key of %d bytes, name of %d: want 1-%d",
 			name, len(key), len(name), maxName)
 	}
-	id := fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "machinefs cache %d\n%s", formatVersion, key)))
+	id := entryID(key)
 	key, name = strings.ToValidUTF8(key, "?"), strings.ToValidUTF8(name, "?") // as JSON would
 	e := &Entry{cache: c, dir: filepath.Join(c.files(), id), key: key, name: name}
 	lock, err := lockEntry(e.dir)
@@ -59,6 +59,11 @@ func (c *Cache) Entry(key, name string) (*Entry, error) {
 	}
 	e.touch()
 	return e, nil
+}
+
+// entryID is the name of the folder of the entry with a key.
+func entryID(key string) string {
+	return fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "machinefs cache %d\n%s", formatVersion, key)))
 }
 
 // lockEntry makes an entry's folder and takes the shared lock on it.
@@ -123,7 +128,12 @@ func (e *Entry) setSize(n int64) error {
 // File opens the entry's bytes above a source. An entry has one File; for another one, the entry is
 // opened again. If the source's size contradicts the one kept, the bytes kept are dropped, unless
 // another process has the entry open.
-func (e *Entry) File(src Source) (*File, error) {
+func (e *Entry) File(src Source) (*File, error) { return e.FileOn(src, nil) }
+
+// FileOn is File with the bytes in data, a plain file or a block device that the caller opened for
+// reading and writing, and closes after the File. Of a plain file the length becomes the size. The
+// entry has what tells which of its bytes are kept; nobody else may have the entry open.
+func (e *Entry) FileOn(src Source, data *os.File) (*File, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.file != nil {
@@ -149,7 +159,7 @@ func (e *Entry) File(src Source) (*File, error) {
 			e.cache.cannotKeep(err)
 		}
 	}
-	s, err := openStore(e.dir, size, &e.cache.ledger)
+	s, err := openStore(e.dir, size, &e.cache.ledger, data)
 	if err != nil {
 		return nil, fmt.Errorf("open %s in the cache: %w", e.name, err)
 	}

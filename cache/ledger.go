@@ -69,7 +69,7 @@ func parseBalance(p []byte) (b balance, ok bool) {
 // take books n bytes that are about to be written, after it has made room for them where it has to
 // and can.
 func (l *ledger) take(n int64) error {
-	if n <= 0 || l.spend(n) {
+	if n <= 0 || l.boundless() || l.spend(n) {
 		return nil
 	}
 	l.mu.Lock()
@@ -93,6 +93,9 @@ func (l *ledger) take(n int64) error {
 
 // takeFor books the bytes that a write of [off, off+n) is about to add to a file.
 func (l *ledger) takeFor(f *os.File, off, n int64) error {
+	if l.boundless() {
+		return nil
+	}
 	fd := int(f.Fd())
 	if at, err := unix.Seek(fd, off, unix.SEEK_DATA); err == nil && at == off {
 		if hole, err := unix.Seek(fd, off, unix.SEEK_HOLE); err == nil && hole >= off+n {
@@ -102,9 +105,12 @@ func (l *ledger) takeFor(f *os.File, off, n int64) error {
 	return l.take(pageCeil(off+n) - pageFloor(off))
 }
 
+// boundless reports that nothing is booked, because there is neither a limit nor a reserve.
+func (l *ledger) boundless() bool { return l.limit == 0 && l.reserve < 0 }
+
 // note books n bytes without asking for room.
 func (l *ledger) note(n int64) {
-	if n > 0 && !l.spend(n) {
+	if n > 0 && !l.boundless() && !l.spend(n) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.change(n)
@@ -113,7 +119,7 @@ func (l *ledger) note(n int64) {
 
 // give books n bytes that were freed.
 func (l *ledger) give(n int64) {
-	if n <= 0 {
+	if n <= 0 || l.boundless() {
 		return
 	}
 	l.mu.Lock()
@@ -204,6 +210,9 @@ func (l *ledger) count() int64 { return l.cache.occupied() + l.credit.Load() }
 
 // fit makes the cache obey its limit and its reserve, after a run with others.
 func (l *ledger) fit() {
+	if l.boundless() {
+		return
+	}
 	l.recount()
 	l.mu.Lock()
 	defer l.mu.Unlock()

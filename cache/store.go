@@ -17,6 +17,8 @@ type store struct {
 	dir      string
 	salt     salt
 	data     *os.File
+	lent     bool // data is the caller's, in no entry
+	device   bool // data is a block device: its length is not the image file's
 	edges    *os.File
 	table    table
 	ledger   *ledger
@@ -25,8 +27,16 @@ type store struct {
 	failures atomic.Int64 // pages found not to match their word
 }
 
-func openStore(dir string, size int64, l *ledger) (*store, error) {
+// openStore opens the store in an entry's folder. lent is where the bytes lie, if not in the entry.
+func openStore(dir string, size int64, l *ledger, lent *os.File) (*store, error) {
 	s := &store{dir: dir, salt: saltOf(filepath.Base(dir)), ledger: l}
+	if lent != nil {
+		fi, err := lent.Stat()
+		if err != nil {
+			return nil, err
+		}
+		s.lent, s.device = true, fi.Mode()&os.ModeDevice != 0
+	}
 	s.table.ledger = l
 	s.size.Store(size)
 	err := makeEpoch(dir)
@@ -39,7 +49,10 @@ func openStore(dir string, size int64, l *ledger) (*store, error) {
 		}
 		return f
 	}
-	s.data, s.table.file, s.edges = open("data"), open("table"), open("edges")
+	if s.data = lent; lent == nil {
+		s.data = open("data")
+	}
+	s.table.file, s.edges = open("table"), open("edges")
 	if err == nil && size >= 0 {
 		err = errors.Join(s.fitData(), s.putLast())
 	}
@@ -56,6 +69,9 @@ func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 // size, so this loses nothing; but a file that was cut off by somebody would not be seen to have
 // been.
 func (s *store) fitData() error {
+	if s.device {
+		return nil
+	}
 	fi, err := s.data.Stat()
 	if err != nil || fi.Size() == s.size.Load() {
 		return err
@@ -67,10 +83,11 @@ func (s *store) fitData() error {
 }
 
 func (s *store) close() {
-	for _, f := range []*os.File{s.data, s.edges} {
-		if f != nil {
-			f.Close()
-		}
+	if s.data != nil && !s.lent {
+		s.data.Close()
+	}
+	if s.edges != nil {
+		s.edges.Close()
 	}
 	if s.table.file != nil {
 		s.table.close()
@@ -215,6 +232,9 @@ func (s *store) hole(off, n int64) error {
 	}
 	fd := int(s.data.Fd())
 	err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if err != nil && s.device { // it cannot discard: the kernel writes zeros, see BLKZEROOUT
+		err = unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	}
 	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}

@@ -67,7 +67,7 @@ func (c *Cache) verifyEntry(
 	if err != nil {
 		m.Size = -1
 	}
-	s, err := openStore(dir, m.Size, &c.ledger)
+	s, err := openStore(dir, m.Size, &c.ledger, nil)
 	if err != nil {
 		return 0, 0, err
 	}

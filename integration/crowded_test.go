@@ -26,7 +26,7 @@ dd if=mnt/disk.raw bs=1M skip=3 count=2 status=none | sha256sum
 "$1" status mnt --json
 "$1" unmount mnt
 wait
-"$1" materialize --quiet --cache cache --no-cache "$3" out.raw
+"$1" materialize --quiet --cache cache "$3" out.raw
 sha256sum <out.raw
 `
 

@@ -60,7 +60,7 @@ func TestKilledCopiesLeaveNothing(t *testing.T) {
 	const kills = 20
 	for _, kind := range []image.Kind{image.ZstdSeekTable, image.ZstdOneFrame} {
 		disk := mixed(t, 12<<20, kind)
-		for _, flag := range []string{"with the cache", "--no-cache"} {
+		for _, flag := range []string{"without the cache", "--keep"} {
 			t.Run(string(kind)+"/"+flag, func(t *testing.T) {
 				s, ref := serveRegistry(t, disk.blob, 0)
 				cache, folder := t.TempDir(), t.TempDir()

@@ -72,9 +72,9 @@ func (p *published) checkCopy(t *testing.T, m *mounted, cache string, turn int, 
 	kept := t.TempDir()
 	switch turn % 3 {
 	case 0:
-		args = append(args, "--cache", kept)
+		args = append(args, "--keep", "--cache", kept)
 	case 1:
-		args = append(args, "--no-cache", "--cache", kept)
+		args = append(args, "--cache", kept)
 	case 2:
 		args = append(args, "--cache", cache)
 	}

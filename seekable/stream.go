@@ -167,8 +167,9 @@ func (s *Stream) ReadSpans(ctx context.Context, start, end int64, keep func(off 
 func (s *Stream) readFrom(ctx context.Context, off, end int64, keep walk.Keep) (int64, error) {
 	var units []spans.Unit
 	var number, era int
+	limit := s.core.FetchLimit()
 	s.ledger.View(func(lay *spans.Layout, now int) {
-		units, number, era = lay.Units(off, end, walk.FetchLimit), lay.Segment(off), now
+		units, number, era = lay.Units(off, end, limit), lay.Segment(off), now
 	})
 	if len(units) > 0 {
 		next, err := s.units.Read(ctx, units, era, keep)

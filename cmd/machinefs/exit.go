@@ -11,6 +11,7 @@ import (
 	"github.com/machinefs/machinefs/disk"
 	"github.com/machinefs/machinefs/fs"
 	"github.com/machinefs/machinefs/seekable"
+	"golang.org/x/sys/unix"
 )
 
 // The exit codes are part of the interface: the README lists them, and none is ever renumbered.
@@ -24,6 +25,8 @@ const (
 	exitVerify   = 6 // verification failed
 	exitMount    = 7 // mount or FUSE
 	exitLocal    = 8 // local disk or cache
+
+	exitPipe = 141 // nobody reads the pipe any more: as shells tell of a program that SIGPIPE ended
 )
 
 // A usageError reports a command line that makes no sense.
@@ -81,6 +84,11 @@ func exitCode(err error) int {
 		return exitOther
 	}
 	return exitOther
+}
+
+// isFull reports whether err says that a disk is full.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, cache.ErrFull)
 }
 
 // is reports whether err is, or wraps, an error of type E.

@@ -209,7 +209,7 @@ func (h *host) openIndex(ctx, finding context.Context, s *stack, p place, opt se
 		return nil, err
 	}
 	s.closers = append(s.closers, content)
-	kept, err := s.keepContent(d.Key, content)
+	kept, err := s.keepContent(ctx, d.Key, content)
 	if err != nil {
 		return nil, err
 	}
@@ -257,12 +257,12 @@ func (s *stack) isBad(index string) bool {
 
 // keepContent puts the cache on an index's own bytes. They need no voucher's digest: the index's
 // table carries one, and a wrong state leads to a span with a wrong SHA-256.
-func (s *stack) keepContent(key string, content *blobfetch.Blob) (byteSource, error) {
+func (s *stack) keepContent(ctx context.Context, key string, content *blobfetch.Blob) (byteSource, error) {
 	v, _, err := voucher.New(voucher.Config{Blob: content})
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.entry(key)
+	e, err := s.entry(ctx, key)
 	if err != nil {
 		return nil, err
 	}

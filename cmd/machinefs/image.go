@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -61,6 +62,15 @@ func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, o ope
 	if err != nil {
 		return nil, err
 	}
+	pins, err := candidates(im, sel)
+	if err != nil {
+		return nil, err
+	}
+	return h.openAny(ctx, pins, o)
+}
+
+// candidates returns what may be the disk of an image: its disk, or all layers of a container.
+func candidates(im *blobfetch.Image, sel blobfetch.Select) ([]pin, error) {
 	disks, err := im.Match(sel)
 	if err != nil {
 		return nil, err
@@ -69,17 +79,27 @@ func (h *host) open(ctx context.Context, ref string, sel blobfetch.Select, o ope
 		_, err := im.Choose(sel)
 		return nil, err
 	}
-	// Of a container's layers, the last that has the file is the one that counts.
-	for i := len(disks) - 1; i >= 0; i-- {
+	var pins []pin
+	for _, d := range disks {
+		pins = append(pins, pin{im, d, sel.Path})
+	}
+	return pins, nil
+}
+
+// openAny opens the last of the candidates that has the file: of a container's layers, that is the
+// one that counts.
+func (h *host) openAny(ctx context.Context, pins []pin, o opening) (*image, error) {
+	var err error
+	for _, p := range slices.Backward(pins) {
 		var got *image
-		if got, err = h.openPinned(ctx, pin{im, disks[i], sel.Path}, o); err == nil {
+		if got, err = h.openPinned(ctx, p, o); err == nil {
 			return got, nil
 		}
 		if !is[*seekable.MemberError](err) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("open %s: %w", im.Reference, err)
+	return nil, fmt.Errorf("open %s: %w", pins[0].image.Reference, err)
 }
 
 // openPinned opens a disk that was resolved before.

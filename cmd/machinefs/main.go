@@ -46,6 +46,9 @@ func execute(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if is[*pipeError](err) { // as with cat, that is no news
+		return exitPipe
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "machinefs: %v\n", err)
 	}
@@ -76,7 +79,7 @@ func newRoot() *cobra.Command {
 	f.register(root.PersistentFlags())
 	root.Flags().SortFlags = false
 	root.AddCommand(
-		newMount(f), newMaterialize(f), newInspect(f), newIndex(f), newRecord(f), newTrace(f), newCache(f), newStatus(f), newUnmount(),
+		newMount(f), newMaterialize(f), newCat(f), newInspect(f), newIndex(f), newRecord(f), newTrace(f), newCache(f), newStatus(f), newUnmount(),
 		&cobra.Command{
 			Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
 			Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintf(cmd.OutOrStdout(), "machinefs %s\n", version) },

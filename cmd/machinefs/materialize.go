@@ -1,276 +1,180 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/machinefs/machinefs/cache"
-	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
-	"github.com/machinefs/machinefs/disk"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
 
 func newMaterialize(f *flags) *cobra.Command {
-	var noCache bool
+	o := copyOptions{format: formatRaw}
+	asJSON := false
 	cmd := &cobra.Command{
-		Use:   "materialize REF FILE",
-		Short: "Make a full raw copy of an image: parallel, sparse and verified",
-		Long: `Make FILE a full raw copy of the image REF. Bytes in the cache are not fetched again, so that a copy that was
-broken off goes on where it was; bytes fetched are kept there, as a mount keeps them, unless the image is larger
-than --cache-size. FILE appears when it is whole and verified, and replaces a file of its name.`,
+		Use:   "materialize REF FILE | materialize REF... DIR",
+		Short: "Make a full copy of an image: parallel, sparse, verified, resumable",
+		Long: `Make FILE a full copy of the image REF: a raw disk, or a qcow2 image with -O qcow2.
+
+FILE is a file, a block device, a FIFO, or - for standard output. A file appears when it is whole and verified, and
+replaces a file of its name; until then what was fetched lies in .FILE.part beside it, and nowhere else: a copy that was
+broken off, by whatever, goes on there when the same command is given again. A device must not be in use; a copy to it
+is gone on with, too. In a directory DIR each copy gets the image's own name.
+
+What the cache has of the image is not fetched again. Nothing is added to the cache without --keep.`,
 		Example: `  machinefs materialize docker://quay.io/podman/machine-os:5.3 machine.raw
-  machinefs materialize --no-cache https://example.org/disk.raw.xz disk.raw`,
-		Args: usage(cobra.ExactArgs(2)),
+  machinefs materialize https://example.org/disk.qcow2.xz /dev/sdx --verify
+  machinefs materialize -O qcow2 oci-dir:///srv/fcos https://example.org/disk.raw.zst /var/lib/libvirt/images`,
+		Args: usage(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return materialize(cmd.Context(), f, args[0], args[1], noCache, cmd.OutOrStdout())
+			if o.format != formatRaw && o.format != formatQcow2 {
+				return &usageError{fmt.Errorf("-O %q: want raw or qcow2", o.format)}
+			}
+			return materialize(cmd.Context(), f, args[:len(args)-1], args[len(args)-1], o, asJSON, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().BoolVar(&noCache, "no-cache", false, "keep nothing in the cache")
+	cmd.Flags().StringVarP(&o.format, "output-format", "O", o.format, "raw or qcow2")
+	cmd.Flags().BoolVar(&o.keep, "keep", false, "keep what is fetched in the cache as well, as a mount does")
+	cmd.Flags().BoolVar(&o.force, "force", false, "write to a device also if it is mounted or in use")
+	cmd.Flags().BoolVar(&o.verify, "verify", false, "read the copy back from the disk when it is written, and compare it")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON, an object a line for each image")
 	return cmd
 }
 
-func materialize(ctx context.Context, f *flags, ref, path string, noCache bool, out io.Writer) error {
-	if err := checkOutput(path); err != nil {
+// maxCopies is how many images are copied at once: one keeps the cores busy, another the network.
+const maxCopies = 3
+
+// materialize makes the copies. The first error in the order of the references is the result.
+func materialize(ctx context.Context, f *flags, refs []string, to string, o copyOptions, asJSON bool, out io.Writer) error {
+	folder := ""
+	var dest destination
+	if st, err := os.Stat(to); err == nil && st.IsDir() {
+		folder = to
+	} else if len(refs) > 1 {
+		return &usageError{fmt.Errorf("%d images go into a directory: %s is none", len(refs), to)}
+	} else if dest, err = findDestination(to, o.format); err != nil {
 		return err
 	}
-	err := copyWith(ctx, f, ref, path, noCache, out)
-	if big, ok := errors.AsType[*limitError](err); ok {
-		if !f.quiet {
-			fmt.Fprintf(os.Stderr, "machinefs: %v: copying without it\n", big)
-		}
-		err = copyWith(ctx, f, ref, path, true, out)
+	if dest.path == stdoutPath {
+		out = os.Stderr
+	}
+	h, shared, end, err := newCopyHost(f, o.keep, refs...)
+	if err != nil {
+		return err
+	}
+	defer end()
+	bars := startBars(f, h.log)
+	defer bars.close()
+	names := &claimedNames{}
+	errs := make([]error, len(refs))
+	var g errgroup.Group
+	g.SetLimit(maxCopies)
+	var printing sync.Mutex
+	for i, ref := range refs {
+		g.Go(func() error {
+			j := &copyJob{host: h, shared: shared, limit: int64(f.cacheSize), o: o, ref: ref, to: dest, folder: folder, names: names}
+			if errs[i] = j.run(ctx, bars.show); errs[i] != nil {
+				if errs[i] = interrupted(ctx, errs[i]); len(refs) > 1 {
+					h.log.Error(errs[i].Error())
+				}
+				return nil
+			}
+			printing.Lock()
+			defer printing.Unlock()
+			bars.pause(func() { j.report.print(out, asJSON, f.quiet) })
+			return nil
+		})
+	}
+	g.Wait()
+	failed := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(failed) > 0 && len(refs) > 1 {
+		return fmt.Errorf("%d of %d images were not copied: %w", len(failed), len(refs), failed[0])
+	}
+	return errors.Join(failed...)
+}
+
+// interrupted says so instead of "context canceled".
+func interrupted(ctx context.Context, err error) error {
+	kept, _ := errors.AsType[*keptError](err)
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if kept != nil {
+		err = fmt.Errorf("%w; what was fetched is kept in %s: the same command goes on with it", err, kept.dir)
 	}
 	return err
 }
 
-// copyWith makes the copy, through the shared cache or through a folder of its own beside the
-// output.
-func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out io.Writer) error {
-	if noCache {
-		dir, err := newPrivateDir(filepath.Dir(path))
+// newCopyHost returns a host whose images each get a cache of their own, and the shared cache, of
+// which they take what it has; nil if there is none.
+func newCopyHost(f *flags, keep bool, refs ...string) (h *host, shared *cache.Cache, end func(), err error) {
+	log, err := f.logger()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	end = func() {}
+	c := (*cache.Cache)(nil)
+	if f.cacheDir != "" && (keep || cache.Is(f.cacheDir)) { // one that is not there is not made for nothing
+		if shared, err = f.cache(log); err != nil && f.cacheDir != defaultCache() {
+			return nil, nil, nil, local(err)
+		} else if err != nil {
+			log.Warn("going on without the cache", "err", err)
+			shared = nil
+		}
+	}
+	if c = shared; c == nil {
+		p, err := scratchPartial(f)
 		if err != nil {
-			return local(err)
+			return nil, nil, nil, err
 		}
-		defer dir.remove()
-		private := *f
-		private.cacheDir, private.cacheSize = dir.path, 0
-		f = &private
-	}
-	h, err := newHost(f, ref)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	begin := time.Now()
-	im, err := h.open(ctx, ref, f.selection, opening{copying: true})
-	if err != nil {
-		return err
-	}
-	defer im.Close()
-	return im.use(ctx, func(s *stack) error {
-		c := &copier{stack: s, image: im, noCache: noCache}
-		proof, err := c.copy(ctx, path)
-		if err != nil {
-			return fmt.Errorf("materialize %s: %w", ref, err)
-		}
-		if !f.quiet {
-			fmt.Fprintf(out, "%s: %s from %s, fetched %s in %s; %s\n", path, human(s.disk.Size()), s.format(),
-				human(s.blob.Stats().Bytes), time.Since(begin).Round(100*time.Millisecond), proof)
-		}
-		return nil
-	})
-}
-
-// A limitError says that an image does not fit into the cache.
-type limitError struct{ size, limit int64 }
-
-func (e *limitError) Error() string {
-	size := ""
-	if e.size > 0 {
-		size = ", of " + human(e.size) + ","
-	}
-	return fmt.Sprintf("the image%s does not fit into the cache (--cache-size %s)", size, human(e.limit))
-}
-
-// A copier makes one copy of the disk of a stack.
-type copier struct {
-	*stack
-	image   *image
-	noCache bool
-	out     *output
-	direct  bool         // the image file is the disk: spans go to the output as they are decoded
-	done    ranges       // of the disk, in the output
-	filled  atomic.Int64 // bytes of an image file that is not the disk itself
-	written atomic.Int64 // bytes of the disk
-}
-
-// copy makes the copy, and says what vouches for its bytes.
-func (c *copier) copy(ctx context.Context, path string) (proof string, err error) {
-	if limit := int64(c.host.flags.cacheSize); !c.noCache && limit > 0 && c.file.Size() > limit {
-		return "", &limitError{c.file.Size(), limit}
-	}
-	if c.out, err = createOutput(path, c.disk.Size()); err != nil {
-		return "", err
-	}
-	defer c.out.discard()
-	c.direct = c.whole()
-	total := c.disk.Size()
-	if !c.direct {
-		total += c.file.Size()
-	}
-	show := startProgress("materialize", total, c.host.flags.quiet, c.host.log, func() (int64, int64) {
-		return c.filled.Load() + c.written.Load(), c.blob.Stats().Bytes
-	})
-	err = c.run(ctx)
-	if err == nil {
-		proof, err = c.prove(ctx)
-	}
-	show.finish()
-	if err != nil {
-		return "", err
-	}
-	return proof, c.out.commit()
-}
-
-// prove compares the digest of the bytes that the output was made of, and says what vouches for
-// them.
-func (c *copier) prove(ctx context.Context) (string, error) {
-	if c.source.Digest == "" {
-		return "no digest to verify it by", nil
-	}
-	rest := int64(math.MaxInt64)
-	if c.host.flags.offline {
-		rest = 0
-	}
-	err := c.image.settle(ctx, c.stack, rest)
-	if missing, ok := errors.AsType[*voucher.IncompleteError](err); ok && c.host.flags.offline && !missing.Lossy {
-		return fmt.Sprintf("%s; %s were never fetched, without which %s cannot be verified",
-			c.checks(), human(missing.Missing), c.source.Digest), nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if c.index.id != "" && c.outer().Evidence() == nil {
-		return fmt.Sprintf("verified %s, decoded as the given index says", c.source.Digest), nil
-	}
-	return "verified " + c.source.Digest, nil
-}
-
-// write writes disk bytes to the output.
-func (c *copier) write(p []byte, off int64) error {
-	if c.done.has(off, int64(len(p))) {
-		return nil
-	}
-	if err := c.out.WriteAt(p, off); err != nil {
-		return err
-	}
-	c.done.add(off, int64(len(p)))
-	c.written.Add(int64(len(p)))
-	return nil
-}
-
-// run brings every byte of the disk into the output.
-func (c *copier) run(ctx context.Context) error {
-	if err := c.fill(ctx); err != nil {
-		return err
-	}
-	return c.copyRest(ctx)
-}
-
-// fill fetches the image file; spans that are disk bytes go to the output at once.
-func (c *copier) fill(ctx context.Context) error {
-	var o cache.FillOptions
-	if c.direct {
-		write := c.write
-		c.spans.to.Store(&write)
-		defer c.spans.to.Store(nil)
-		if c.noCache {
-			return c.pass(ctx)
-		}
+		end, c = func() { p.close(false) }, p.cache
 	} else {
-		o.Progress = func(done, _ int64) { c.filled.Store(done) }
+		end = func() { shared.Close() }
 	}
-	return c.file.Fill(ctx, 0, math.MaxInt64, o)
+	private := *f
+	private.cacheSize = 0
+	if h, err = newHostOn(&private, c, log, refs...); err != nil {
+		end()
+		return nil, nil, nil, err
+	}
+	closeCache := end
+	return h, shared, func() { h.client.Close(); h.shared.Close(); closeCache() }, nil
 }
 
-// pass decodes all spans that are not in the output yet, and keeps nothing.
-func (c *copier) pass(ctx context.Context) error {
-	src := c.spans
-	var mu sync.Mutex
-	at, size := int64(0), src.Size()
-	next := func() (start, end int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if start = at; start < size {
-			_, end = src.Run(start)
-			for end < size && end-start < passPiece {
-				_, end = src.Span(end)
-			}
-			at = end
-		}
-		return start, end
+// print prints a line for people, or a JSON object.
+func (r *copyReport) print(out io.Writer, asJSON, quiet bool) {
+	switch {
+	case asJSON:
+		json.NewEncoder(out).Encode(r)
+	case !quiet:
+		took := time.Duration(r.Seconds * float64(time.Second)).Round(100 * time.Millisecond)
+		fmt.Fprintf(out, "%s: %s from %s, fetched %s in %s; %s\n", r.File, human(r.Bytes), r.Source, human(r.Fetched), took, r.Proof)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for range runtime.GOMAXPROCS(0) + 1 {
-		g.Go(func() error {
-			for {
-				start, end := next()
-				if start >= size {
-					return nil
-				}
-				if err := src.ReadSpans(ctx, start, end, func(int64, []byte) error { return nil }); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	return g.Wait()
 }
 
-const (
-	passPiece = 8 << 20
-	copyPiece = 4 << 20
-)
+// claimedNames are the names in a folder that the copies of one command make.
+type claimedNames struct {
+	mu   sync.Mutex
+	have []string
+}
 
-// copyRest copies what is not in the output yet from the cache, through the disk's map.
-func (c *copier) copyRest(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for e, err := range c.disk.Extents(ctx, 0, c.disk.Size()) {
-		if err != nil {
-			return cmp.Or(g.Wait(), err) // a failed copy of another extent ends this walk, too
-		}
-		if e.Kind != disk.Data {
-			c.written.Add(e.Len)
-			continue
-		}
-		for off := e.Off; off < e.Off+e.Len; off += copyPiece {
-			n := min(copyPiece, e.Off+e.Len-off)
-			if ctx.Err() != nil {
-				break
-			}
-			if c.done.has(off, n) {
-				continue
-			}
-			g.Go(func() error {
-				p := make([]byte, n)
-				if err := c.disk.ReadAt(ctx, p, off); err != nil {
-					return err
-				}
-				return c.write(p, off)
-			})
-		}
+// take returns the destination of a name, which no other copy has.
+func (n *claimedNames) take(folder, name, format string) (destination, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if slices.Contains(n.have, name) {
+		return destination{}, &usageError{fmt.Errorf("two images would be %s: copy them one at a time", filepath.Join(folder, name))}
 	}
-	return g.Wait()
+	n.have = append(n.have, name)
+	return findDestination(filepath.Join(folder, strings.TrimPrefix(name, "-")), format)
 }

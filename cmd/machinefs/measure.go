@@ -44,8 +44,6 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 		return context.Cause(ctx)
 	case !errors.Is(err, cache.ErrFull):
 		return err
-	case s.opening.copying && s.host.flags.cacheSize > 0:
-		return &limitError{limit: int64(s.host.flags.cacheSize)}
 	case s.opening.copying:
 		return err
 	}

@@ -43,7 +43,7 @@ func createOutput(path string, size int64) (*output, error) {
 	} else {
 		base := filepath.Base(path)
 		sweepPrivate(filepath.Join(dir, "."+escapeGlob(base)+".*.part"))
-		o.tmp = partial(path)
+		o.tmp = partName(path)
 		if o.f, err = os.OpenFile(o.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 			return nil, local(fmt.Errorf("create %s: %w", path, err))
 		}
@@ -56,8 +56,8 @@ func createOutput(path string, size int64) (*output, error) {
 	return o, nil
 }
 
-// partial returns this process's temporary name for path.
-func partial(path string) string {
+// partName returns this process's temporary name for path.
+func partName(path string) string {
 	return filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.part", filepath.Base(path), os.Getpid()))
 }
 
@@ -134,7 +134,7 @@ func (o *output) commit() error {
 		}
 		err := link(o.path)
 		if errors.Is(err, fs.ErrExist) {
-			o.tmp = partial(o.path)
+			o.tmp = partName(o.path)
 			err = link(o.tmp)
 		}
 		if err != nil {

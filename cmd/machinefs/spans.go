@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/machinefs/machinefs/cache"
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
@@ -11,14 +12,22 @@ import (
 // blobSpans are a blob's own bytes as spans, for the cache: pages while an image is opened, which
 // reads little here and there; links of the hash chain where these have been hashed; and pieces of
 // readSpan where the blob is the image file, of which a guest reads parts.
-type blobSpans struct{ voucher *voucher.Voucher }
+type blobSpans struct {
+	voucher *voucher.Voucher
+	fetch   atomic.Int64 // bytes of the next range; 0: none was fetched yet
+}
 
 var _ cache.Source = (*blobSpans)(nil)
 
 const (
 	openingSpan = 4 << 10  // bytes
 	readSpan    = 16 << 10 // bytes: larger ones are fetched in vain, smaller ones cost more requests
-	maxFetch    = 8 << 20  // bytes of neighbouring spans that are fetched in one range
+
+	// Neighbouring spans are fetched in ranges that take about fetchTime: what is under way is lost
+	// when this process is killed.
+	minFetch  = 256 << 10 // bytes
+	maxFetch  = 8 << 20   // bytes
+	fetchTime = 125 * time.Millisecond
 )
 
 // Size returns the size of the blob in bytes.
@@ -48,11 +57,22 @@ func (b *blobSpans) ReadSpans(ctx context.Context, start, end int64, keep func(o
 	}
 	start, _ = b.Span(start)
 	_, end = b.Span(end - 1)
-	buf := make([]byte, min(end-start, maxFetch))
+	var buf []byte
 	for start < end {
-		p := buf[:min(int64(len(buf)), end-start)]
+		n := min(max(b.fetch.Load(), minFetch), end-start)
+		if int64(len(buf)) < n {
+			buf = make([]byte, n)
+		}
+		p, begun := buf[:n], time.Now()
 		if err := b.voucher.ReadSpan(ctx, p, start); err != nil {
 			return err
+		}
+		switch took := time.Since(begun); {
+		case n < max(b.fetch.Load(), minFetch): // the last one tells little
+		case took < fetchTime/2:
+			b.fetch.Store(min(2*n, maxFetch))
+		case took > 2*fetchTime:
+			b.fetch.Store(max(n/2, minFetch))
 		}
 		if err := keep(start, p); err != nil {
 			return err

@@ -27,6 +27,7 @@ type host struct {
 	client *blobfetch.Client
 	shared *blobfetch.Client // for names that others may have looked up: see --lookup
 	cache  *cache.Cache
+	clone  *cache.Cache        // what it has of an image comes along, to cache; nil: nothing
 	memory *semaphore.Weighted // bytes, --memory
 	flags  *flags
 	log    *slog.Logger
@@ -34,12 +35,6 @@ type host struct {
 
 // newHost returns a host for the references of the command line; --creds goes to their hosts.
 func newHost(f *flags, refs ...string) (*host, error) {
-	if f.span <= 0 || f.span > seekable.MaxSpan {
-		return nil, &usageError{fmt.Errorf("--span %s: want more than 0 and at most 16MiB", &f.span)}
-	}
-	if f.memory < minMemory {
-		return nil, &usageError{fmt.Errorf("--memory %s: want at least %s", &f.memory, human(minMemory))}
-	}
 	log, err := f.logger()
 	if err != nil {
 		return nil, err
@@ -48,15 +43,29 @@ func newHost(f *flags, refs ...string) (*host, error) {
 	if err != nil {
 		return nil, local(err)
 	}
-	client, err := f.client(log, c, append(refs, f.indexFrom...), nil)
+	h, err := newHostOn(f, c, log, refs...)
 	if err != nil {
 		c.Close()
+	}
+	return h, err
+}
+
+// newHostOn is newHost with a cache that was opened before; nil for a host of which each image gets
+// one (see on).
+func newHostOn(f *flags, c *cache.Cache, log *slog.Logger, refs ...string) (*host, error) {
+	if f.span <= 0 || f.span > seekable.MaxSpan {
+		return nil, &usageError{fmt.Errorf("--span %s: want more than 0 and at most 16MiB", &f.span)}
+	}
+	if f.memory < minMemory {
+		return nil, &usageError{fmt.Errorf("--memory %s: want at least %s", &f.memory, human(minMemory))}
+	}
+	client, err := f.client(log, c, append(refs, f.indexFrom...), nil)
+	if err != nil {
 		return nil, err
 	}
 	shared := client
 	if len(f.lookup.hosts) > 0 {
 		if shared, err = f.client(log, c, nil, f.lookup.hosts); err != nil {
-			c.Close()
 			return nil, err
 		}
 	}
@@ -77,10 +86,47 @@ func (h *host) clientFor(o opening) *blobfetch.Client {
 	return h.client
 }
 
+// on returns the host with another cache, for one image. What clone has of it comes along; nil is
+// nothing.
+func (h *host) on(c, clone *cache.Cache) *host {
+	k := *h
+	k.cache, k.clone = c, clone
+	k.log = slog.New(spaceless{h.log.Handler()})
+	return &k
+}
+
+// spaceless is a log without what tells only that the disk is full: a copy ends by that, and says
+// so.
+type spaceless struct{ slog.Handler }
+
+// Handle passes the record on.
+func (s spaceless) Handle(ctx context.Context, r slog.Record) error {
+	full := false
+	r.Attrs(func(a slog.Attr) bool {
+		err, is := a.Value.Any().(error)
+		full = full || is && isFull(err)
+		return !full
+	})
+	if full {
+		return nil
+	}
+	return s.Handler.Handle(ctx, r)
+}
+
+// WithAttrs returns the log with attributes.
+func (s spaceless) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return spaceless{s.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup returns the log with a group.
+func (s spaceless) WithGroup(name string) slog.Handler { return spaceless{s.Handler.WithGroup(name)} }
+
 func (h *host) Close() {
 	h.client.Close()
 	h.shared.Close()
-	h.cache.Close()
+	if h.cache != nil {
+		h.cache.Close()
+	}
 }
 
 // A stack is one disk with all that it is read through: disk on cache on seekable (as often as
@@ -219,7 +265,7 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 	case s.opening.copying: // nobody waits for a look-up
 		s.blob.SetEager()
 	}
-	if s.records, err = s.entry(s.source.Key); err != nil {
+	if s.records, err = s.entry(ctx, s.source.Key); err != nil {
 		return err
 	}
 	c := voucher.Config{Blob: s.blob, Digest: s.source.Digest, Chain: s.records.RecordPath("chain"), Near: s.opening.near}
@@ -264,19 +310,23 @@ func (s *stack) peel(ctx context.Context, b byteSource) (*seekable.Layer, error)
 	return seekable.Peel(ctx, b, opt)
 }
 
-func (s *stack) entry(key string) (*cache.Entry, error) {
+func (s *stack) entry(ctx context.Context, key string) (*cache.Entry, error) {
+	fresh := s.host.clone != nil && !s.host.cache.Has(key)
 	e, err := s.host.cache.Entry(key, s.image.Reference)
 	if err != nil {
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, e)
-	return e, nil
+	if fresh {
+		err = e.Clone(ctx, s.host.clone)
+	}
+	return e, local(err)
 }
 
 // keep puts the cache on st. A stream whose size is not known is walked to its end first.
 func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byteSource, error) {
 	s.closers = append(s.closers, st)
-	e, err := s.entry(key)
+	e, err := s.entry(ctx, key)
 	if err != nil {
 		return nil, err
 	}

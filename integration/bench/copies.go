@@ -34,11 +34,11 @@ func (c *contender) median() float64 {
 // copies measures materialize against the tools.
 func (b *bench) copies(ctx context.Context) error {
 	for _, v := range b.variants {
-		ours := &contender{name: "materialize", cmd: func(out string) *exec.Cmd {
-			return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "cache"), b.url(v), out)
+		ours := &contender{name: "materialize --keep", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--keep", "--cache", filepath.Join(b.work, "cache"), b.url(v), out)
 		}}
-		bare := &contender{name: "materialize --no-cache", cmd: func(out string) *exec.Cmd {
-			return b.program(ctx, "materialize", "--no-cache", b.url(v), out)
+		bare := &contender{name: "materialize, keeping nothing", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", b.url(v), out)
 		}}
 		pipe := &contender{name: "curl | " + v.decode, cmd: func(out string) *exec.Cmd {
 			return shell(ctx, `set -o pipefail; curl -sSf "$1" | `+v.decode+` >"$2"`, b.url(v), out)
@@ -60,10 +60,10 @@ func (b *bench) copies(ctx context.Context) error {
 		}
 		memory := func(c *contender) string { return fmt.Sprintf("max RSS %d MiB", c.rss>>20) }
 		b.compare("materialize, "+v.name+": "+pipe.name, ours.median(), pipe.median(), wanted, memory(ours), "")
-		b.compare("materialize --no-cache, "+v.name+": "+pipe.name, bare.median(), pipe.median(), wanted, memory(bare), "")
+		b.compare("materialize, "+v.name+": "+pipe.name, bare.median(), pipe.median(), wanted, memory(bare), "")
 		if xz {
 			b.compare("materialize, "+v.name+": "+local.name, ours.median(), local.median(), "<= 1.15", memory(ours), "")
-			b.compare("materialize --no-cache, "+v.name+": "+local.name, bare.median(), local.median(), "<= 1.15", memory(bare), "")
+			b.compare("materialize, "+v.name+": "+local.name, bare.median(), local.median(), "<= 1.15", memory(bare), "")
 		}
 	}
 	return nil
@@ -84,11 +84,11 @@ func (b *bench) indexed(ctx context.Context) error {
 		if said, err := b.program(ctx, "index", "--quiet", "--cache", filepath.Join(b.work, "cache"), ref, "-o", index).CombinedOutput(); err != nil {
 			return fmt.Errorf("make the index of %s: %w: %s", v.name, err, said)
 		}
-		ours := &contender{name: "materialize", cmd: func(out string) *exec.Cmd {
-			return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "cache"), "--index-from", index, ref, out)
+		ours := &contender{name: "materialize --keep", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--keep", "--cache", filepath.Join(b.work, "cache"), "--index-from", index, ref, out)
 		}}
-		bare := &contender{name: "materialize --no-cache", cmd: func(out string) *exec.Cmd {
-			return b.program(ctx, "materialize", "--no-cache", "--index-from", index, ref, out)
+		bare := &contender{name: "materialize, keeping nothing", cmd: func(out string) *exec.Cmd {
+			return b.program(ctx, "materialize", "--index-from", index, ref, out)
 		}}
 		local := &contender{name: v.decode + " of a local file", cmd: func(out string) *exec.Cmd {
 			return shell(ctx, v.decode+` "$1" >"$2"`, v.file, out)

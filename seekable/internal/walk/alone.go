@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,9 +16,41 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/spans"
 )
 
-// FetchLimit is how many bytes of neighbouring units are fetched in one range, of the blob and of
-// their states.
-const FetchLimit = 8 << 20
+const (
+	leastFetch = 256 << 10
+	mostFetch  = 8 << 20
+)
+
+// FetchLimit returns how many bytes of neighbouring units are fetched in one range, of the blob and
+// of their states: as many as come in half of rangeTime, because they are lost if this process is
+// killed meanwhile, and a second range is often under way beside it.
+func (s *Stream) FetchLimit() int64 {
+	s.paceMu.Lock()
+	defer s.paceMu.Unlock()
+	if s.pace.arrivals == 0 {
+		return leastFetch
+	}
+	return min(max(s.pace.within(rangeTime/2), leastFetch), mostFetch)
+}
+
+// fetching notes that a range is asked for, and returns a function that notes its arrival.
+func (s *Stream) fetching() (arrived func(n int64)) {
+	s.paceMu.Lock()
+	defer s.paceMu.Unlock()
+	if s.underWay++; s.underWay == 1 { // the time since the last one tells nothing of the source
+		before := s.pace.within(rangeTime)
+		s.pace = pace{begun: time.Now()}
+		if before > 0 {
+			s.pace = pace{begun: time.Now().Add(-rangeTime), arrived: before, arrivals: 1}
+		}
+	}
+	return func(n int64) {
+		s.paceMu.Lock()
+		defer s.paceMu.Unlock()
+		s.underWay--
+		s.pace.add(n)
+	}
+}
 
 // An Alone decodes units without a walk.
 type Alone struct {
@@ -128,7 +161,12 @@ func (a *Alone) fetch(
 	})
 	if hi > lo {
 		src = make([]byte, hi-lo)
-		g.Go(func() error { return a.Blob.ReadAt(gctx, src, lo) })
+		g.Go(func() error {
+			arrived := a.fetching()
+			err := a.Blob.ReadAt(gctx, src, lo)
+			arrived(hi - lo)
+			return err
+		})
 	}
 	return lo, src, packed, g.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 	"github.com/machinefs/machinefs/seekable/internal/ledger"
@@ -25,6 +26,10 @@ type Stream struct {
 
 	// History reads the stream's own decoded bytes, for a walk that goes on in the middle.
 	History func(ctx context.Context, p []byte, off int64) error
+
+	paceMu   sync.Mutex
+	pace     pace // of ranges of units that decode alone
+	underWay int  // such ranges
 }
 
 // The levels of a stream's operations (Memory): a walk waits for spans that decode alone, these for

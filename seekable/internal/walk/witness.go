@@ -28,7 +28,9 @@ func Saw(ctx context.Context, b codec.Blob, p []byte, off int64, known bool) err
 	if !ok || len(p) == 0 {
 		return nil
 	}
-	if err := w.Saw(ctx, p, off, known); err != nil {
+	if err := w.Saw(ctx, p, off, known); err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	} else if err != nil {
 		return &RefusalError{err}
 	}
 	return nil

@@ -87,6 +87,13 @@ func (v *Voucher) Size() int64 { return v.size }
 // Progress returns how many bytes from the start have been hashed.
 func (v *Voucher) Progress() int64 { return v.pos.Load() }
 
+// Passed returns how many bytes have been hashed, or are kept to be hashed in their turn.
+func (v *Voucher) Passed() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.tip.pos + v.tip.ahead
+}
+
 // Verified reports whether the whole blob has been hashed and has its digest.
 func (v *Voucher) Verified() bool {
 	if v.digest == "" {
