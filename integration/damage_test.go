@@ -58,7 +58,7 @@ func expectAll(t testing.TB, file string, want []byte) {
 func copyRight(t testing.TB, sum string, args ...string) result {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "copy.raw")
-	r := machinefs(t, append([]string{"materialize"}, append(args, out)...)...)
+	r := machinefs(t, append([]string{"materialize", "--keep"}, append(args, out)...)...)
 	if r.code != 0 {
 		t.Errorf("machinefs materialize: exit code %d: %s", r.code, r.stderr)
 	} else if got := sumOf(t, out); got != sum {

@@ -42,7 +42,7 @@ func TestKilledCopyGoesOn(t *testing.T) {
 			// In a registry, so that there is a digest to be verified.
 			s, ref := serveRegistry(t, blob, size/2)
 			cache, out := t.TempDir(), filepath.Join(t.TempDir(), "out.raw")
-			first := command(t, "materialize", "--cache", cache, ref, out)
+			first := command(t, "materialize", "--keep", "--cache", cache, ref, out)
 			if err := first.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestKilledCopyGoesOn(t *testing.T) {
 			}
 			s.release()
 			s.forget()
-			must(t, "materialize", "--cache", cache, ref, out)
+			must(t, "materialize", "--keep", "--cache", cache, ref, out)
 			if got, want := sumOf(t, out), sumOf(t, raw); got != want {
 				t.Errorf("SHA-256 is %s, wanted %s", got, want)
 			}
@@ -65,7 +65,7 @@ func TestKilledCopyGoesOn(t *testing.T) {
 				t.Errorf("%d bytes were fetched after %d of %d had been kept, wanted at most %d", got, kept, size, most)
 			}
 			s.forget()
-			must(t, "materialize", "--cache", cache, ref, out)
+			must(t, "materialize", "--keep", "--cache", cache, ref, out)
 			if got := s.bytes.Load(); got > 0 {
 				t.Errorf("a second copy fetched %d bytes of the blob, which was kept and verified", got)
 			}

@@ -127,7 +127,7 @@ func readBounded(t *testing.T, s *rangeServer, disk fixture, most int64, args ..
 func copyBounded(t *testing.T, s *rangeServer, disk fixture, most int64, args ...string) {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "copy.raw")
-	cmd := command(t, append([]string{"materialize"}, append(args, out)...)...)
+	cmd := command(t, append([]string{"materialize", "--keep"}, append(args, out)...)...)
 	var said lockedBuffer
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {

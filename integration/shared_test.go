@@ -63,7 +63,7 @@ func TestThreeProcessesFetchOnce(t *testing.T) {
 					return nil
 				})
 			}
-			copying := command(t, "materialize", "--cache", cache, ref, out)
+			copying := command(t, "materialize", "--keep", "--cache", cache, ref, out)
 			g.Go(func() error {
 				if r := finish(t, copying); r.code != 0 {
 					t.Errorf("materialize: exit code %d: %s", r.code, r.stderr)

@@ -41,13 +41,13 @@ func TestACacheThatOthersOwnOrMayWriteIsRefused(t *testing.T) {
 			if err := os.Chmod(folder, c.mode); err != nil {
 				t.Fatal(err)
 			}
-			cmd := command(t, "materialize", "--cache", cache, s.url(), filepath.Join(t.TempDir(), "copy.raw"))
+			cmd := command(t, "materialize", "--keep", "--cache", cache, s.url(), filepath.Join(t.TempDir(), "copy.raw"))
 			if c.uid >= 0 && os.Geteuid() == 0 {
 				if err := os.Chown(folder, c.uid, c.uid); err != nil {
 					t.Fatal(err)
 				}
 			} else if c.uid >= 0 { // an ordinary user cannot give a folder away, but take one of root's
-				cmd = command(t, "materialize", "--cache", "/", s.url(), filepath.Join(t.TempDir(), "copy.raw"))
+				cmd = command(t, "materialize", "--keep", "--cache", "/", s.url(), filepath.Join(t.TempDir(), "copy.raw"))
 			}
 			r := finish(t, cmd)
 			if r.code != 8 || !strings.Contains(r.stderr, "--cache") {
@@ -70,7 +70,7 @@ func TestWithoutAHomeThereIsNoCacheInATemporaryFolder(t *testing.T) {
 	if err := os.Chmod(tmp, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
-	cmd := command(t, "materialize", s.url(), filepath.Join(tmp, "copy.raw"))
+	cmd := command(t, "materialize", "--keep", s.url(), filepath.Join(tmp, "copy.raw"))
 	cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}

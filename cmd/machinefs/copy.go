@@ -69,6 +69,9 @@ func (j *copyJob) run(ctx context.Context, show func(title string, now func() pr
 	begun := time.Now()
 	whole := false
 	defer func() {
+		if code := exitCode(err); j.partial != nil && (code == exitFormat || code == exitVerify) {
+			j.partial.keeps = false // the next one would find the same
+		}
 		if kept := j.close(whole); kept && err != nil {
 			err = &keptError{err, j.partial.dir}
 		}
@@ -201,7 +204,7 @@ func (j *copyJob) checkSpace(pins []pin) error {
 	}
 	least -= least/100 + j.partial.occupied()
 	if free := int64(st.Bavail) * int64(st.Bsize); least > free {
-		return local(fmt.Errorf("write %s: no space: its file system has %s left, the copy takes %s more at least",
+		return local(fmt.Errorf("write %s: no space left: its file system has %s, and the copy takes %s more at least",
 			j.to.path, human(free), human(least)))
 	}
 	return nil

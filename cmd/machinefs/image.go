@@ -267,7 +267,25 @@ func (im *image) remedy(s *stack, err error) bool {
 	if healed := im.healed.Load(); healed != nil && s.disk != nil {
 		(*healed)()
 	}
+	if im.host.clone != nil {
+		im.forgetOrigin()
+	}
 	return true
+}
+
+// forgetOrigin forgets what the cache has from which wrong bytes may have come along.
+func (im *image) forgetOrigin() {
+	if !im.host.clone.Has(im.source.Key) {
+		return
+	}
+	origin, err := im.host.on(im.host.clone, nil).openPinned(im.life, im.pin, im.opening)
+	if err != nil {
+		return // opening it has forgotten what was wrong, or finds the same
+	}
+	defer origin.Close()
+	if err := origin.cur.Load().forget(); err != nil {
+		im.host.log.Error(cannotForget, "cache", im.host.clone.Dir(), "err", err)
+	}
 }
 
 // dropBoot forgets the image file's bytes, if some of them are from a boot pack that is wrong.

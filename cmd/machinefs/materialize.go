@@ -124,8 +124,8 @@ func newCopyHost(f *flags, keep bool, refs ...string) (h *host, shared *cache.Ca
 	}
 	end = func() {}
 	c := (*cache.Cache)(nil)
-	if f.cacheDir != "" && (keep || cache.Is(f.cacheDir)) { // one that is not there is not made for nothing
-		if shared, err = f.cache(log); err != nil && f.cacheDir != defaultCache() {
+	if keep || f.cacheDir != "" && cache.Is(f.cacheDir) { // one that is not there is not made for nothing
+		if shared, err = f.cache(log); err != nil && (keep || f.cacheDir != defaultCache()) {
 			return nil, nil, nil, local(err)
 		} else if err != nil {
 			log.Warn("going on without the cache", "err", err)

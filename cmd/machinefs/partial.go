@@ -154,7 +154,7 @@ func (p *partial) empty() error {
 func (p *partial) path(name string) string { return filepath.Join(p.dir, name) }
 
 // worthKeeping bytes of a broken copy, or more, are kept for the next one.
-const worthKeeping = 256 << 10
+const worthKeeping = 1 << 20
 
 // occupied is how many bytes the folder takes on the disk.
 func (p *partial) occupied() (n int64) {
