@@ -40,6 +40,22 @@ func (l *local) readAt(ctx context.Context, p []byte, off int64) error {
 
 func (l *local) close() error { return l.f.Close() }
 
+// IsLocal reports whether the blob is a file of this machine, or lies in one.
+func (b *Blob) IsLocal() bool {
+	_, is := b.src.(*local)
+	return is
+}
+
+// LocalFile returns the file of this machine that the blob is; nil if it is none, or lies in a larger
+// one. The file may be changed by others: ReadAt notices that.
+func (b *Blob) LocalFile() *os.File {
+	l, is := b.src.(*local)
+	if !is || l.base != 0 || l.info.Size() != b.size {
+		return nil
+	}
+	return l.f
+}
+
 // fileKey names the state of a file: another file in its place, or a change to it, has another key.
 func fileKey(info os.FileInfo) string {
 	st, ok := info.Sys().(*syscall.Stat_t)

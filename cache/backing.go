@@ -26,6 +26,9 @@ func (f *File) Verify(ctx context.Context, progress func(done, total int64)) (ba
 		return 0, err
 	}
 	defer f.exit()
+	if f.place != nil {
+		return 0, nil
+	}
 	if f.size.Load() >= 0 {
 		if err := f.fitData(); err != nil {
 			return 0, fmt.Errorf("verify %s: %w", f.name(), err)
@@ -58,7 +61,7 @@ func (f *File) Backing() (*os.File, bool) {
 	defer f.exit()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.lent || !f.verified || f.verifiedAt.lost == (nonce{}) || f.losses() != f.verifiedAt {
+	if f.lent || f.place != nil || !f.verified || f.verifiedAt.lost == (nonce{}) || f.losses() != f.verifiedAt {
 		return nil, false
 	}
 	size := f.size.Load()

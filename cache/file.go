@@ -24,6 +24,7 @@ type File struct {
 	cache *Cache
 	entry *Entry
 	src   Source
+	place Place           // nil: the bytes are kept in the store
 	ctx   context.Context // of all flights: ends with Close
 	stop  context.CancelFunc
 	stats counters
@@ -106,6 +107,9 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) error {
 	defer f.exit()
 	if err := f.bounds(off, len(p)); err != nil {
 		return err
+	}
+	if f.place != nil {
+		return f.readInPlace(ctx, p, off)
 	}
 	n := f.read(p, off)
 	if n == len(p) {
@@ -200,6 +204,9 @@ func (f *File) Present(off int64) (n int64, present bool) {
 	if off < 0 || off >= end {
 		return 0, false
 	}
+	if f.place != nil {
+		return end - off, true
+	}
 	present = f.table.word(off/pageSize) != 0
 	return f.scan(off, end, !present) - off, present
 }
@@ -211,6 +218,12 @@ func (f *File) LocalBytes() int64 {
 		return 0
 	}
 	defer f.exit()
+	if f.place != nil {
+		if fi := f.place.LocalFile(); fi != nil {
+			return blocksOf(fi)
+		}
+		return f.place.Size()
+	}
 	return f.localBytes()
 }
 
@@ -225,6 +238,9 @@ func (f *File) Complete() bool {
 }
 
 func (f *File) complete() bool {
+	if f.place != nil {
+		return true
+	}
 	size := f.size.Load()
 	if size < 0 {
 		return false

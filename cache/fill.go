@@ -33,6 +33,9 @@ func (f *File) Fill(ctx context.Context, off, end int64, o FillOptions) error {
 		return err
 	}
 	defer f.exit()
+	if f.place != nil {
+		return nil
+	}
 	if off < 0 || off > end {
 		return fmt.Errorf("fill %s: the range %d-%d is none", f.name(), off, end)
 	}

@@ -215,14 +215,24 @@ func (j *copyJob) own() bool { return j.stack.host.cache == j.partial.cache }
 
 // direct reports that the image file, when it is complete, is the copy.
 func (j *copyJob) direct() bool {
-	return j.own() && j.to.kind == toFile && j.to.format == formatRaw && j.stack.whole()
+	return j.own() && j.to.kind == toFile && j.to.format == formatRaw && j.stack.whole() && !j.stack.file.InPlace()
+}
+
+// reflinked makes the copy share the blocks of a local file, where the file system can.
+func (j *copyJob) reflinked() bool {
+	s := j.stack
+	from := s.blob.LocalFile()
+	if j.to.kind != toFile || j.to.format != formatRaw || !s.whole() || !s.file.InPlace() || from == nil || j.out == nil {
+		return false
+	}
+	return cache.Reflink(j.out, from) == nil
 }
 
 // copy brings all of the disk to where it belongs, and compares the digest.
 func (j *copyJob) copy(ctx context.Context, show func(string, func() progressState) func(), again bool) error {
 	s := j.stack
 	j.describe()
-	c := &copier{stack: s, drop: j.own()}
+	c := &copier{stack: s, drop: j.own() && !s.file.InPlace()}
 	finish := show(filepath.Base(j.to.path), func() progressState { return j.progress(c) })
 	defer finish()
 	if j.direct() {
@@ -237,7 +247,9 @@ func (j *copyJob) copy(ctx context.Context, show func(string, func() progressSta
 		if c.sink, err = j.openSink(ctx, again); err != nil {
 			return err
 		}
-		if err := c.move(ctx); err != nil {
+		if j.reflinked() {
+			c.written.Store(s.disk.Size())
+		} else if err := c.move(ctx); err != nil {
 			return err
 		}
 		if err := j.endSink(ctx, c.sink); err != nil {

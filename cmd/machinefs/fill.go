@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -70,6 +71,9 @@ func (p *prefetcher) fill(ctx context.Context, s *stack) error {
 				return err
 			}
 		}
+	}
+	if s.file.InPlace() && s.source.Digest != "" {
+		return p.im.settle(ctx, s, math.MaxInt64) // nothing of it has passed
 	}
 	p.im.settleSoon()
 	return nil

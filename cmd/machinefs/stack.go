@@ -229,6 +229,11 @@ func (s *stack) build(ctx context.Context) (err error) {
 		}
 		s.layers = append(s.layers, layer{Format: l.Format, Size: l.Stream.Size()})
 	}
+	if s.file == nil && len(s.layers) == 0 && s.blob.IsLocal() && !s.opening.walk {
+		if b, err = s.inPlace(ctx); err != nil {
+			return err
+		}
+	}
 	if s.file == nil { // nothing is decoded: the blob's own bytes are the image file, or hold it
 		if s.file, s.fileEntry = s.blobFile, s.records; len(s.layers) == 0 {
 			b = s.blobFile
@@ -250,6 +255,22 @@ func (s *stack) build(ctx context.Context) (err error) {
 		return err
 	}
 	return s.confirmSize(ctx)
+}
+
+// inPlace makes a local blob the image file, without a copy in the cache.
+func (s *stack) inPlace(ctx context.Context) (byteSource, error) {
+	e, err := s.entry(ctx, s.source.Key+"/in place")
+	if err != nil {
+		return nil, err
+	}
+	f, err := e.FileInPlace(s.blob)
+	if err != nil {
+		return nil, local(err)
+	}
+	s.closers = append(s.closers, f)
+	s.voucher.Opening(false, false)
+	s.file, s.fileEntry = f, e
+	return f, nil
 }
 
 // openBlob opens the blob, its entry in the cache and its voucher.
