@@ -39,9 +39,6 @@ func (s sized) ReadSpans(_ context.Context, start, end int64, _ func(int64, []by
 	return fmt.Errorf("read bytes %d-%d: the file in place is read past its source", start, end)
 }
 
-// InPlace reports whether the File is one of FileInPlace.
-func (f *File) InPlace() bool { return f.place != nil }
-
 func (f *File) readInPlace(ctx context.Context, p []byte, off int64) error {
 	if err := f.place.ReadAt(ctx, p, off); err != nil {
 		return fmt.Errorf("read %s: %w", f.name(), err)

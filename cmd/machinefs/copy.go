@@ -33,6 +33,7 @@ type copyJob struct {
 	stack   *stack
 	partial *partial
 	out     *os.File // the unfinished copy, or the device or pipe; nil where the image file is the copy
+	journal *os.File // of a qcow2 image
 	store   *cache.File
 	entry   *cache.Entry
 	verify  func(ctx context.Context) error // reads the copy back
@@ -41,10 +42,11 @@ type copyJob struct {
 
 // copyOptions are the flags of a copy.
 type copyOptions struct {
-	format string // raw or qcow2
-	keep   bool   // bytes stay in the shared cache
-	force  bool   // also a device in use
-	verify bool
+	format   string // raw or qcow2
+	compress bool   // the clusters of a qcow2 image
+	keep     bool   // bytes stay in the shared cache
+	force    bool   // also a device in use
+	verify   bool
 }
 
 // A copyReport is the result of a copy.
@@ -104,7 +106,7 @@ func (j *copyJob) run(ctx context.Context, show func(title string, now func() pr
 // open resolves the image, opens the folder of the copy, and then the image in the cache that it is
 // copied from: the shared one if that has all of it or is to keep it, else the copy's own.
 func (j *copyJob) open(ctx context.Context) error {
-	r := request{Reference: j.ref, Selection: j.host.flags.selection, Format: j.o.format}
+	r := request{Reference: j.ref, Selection: j.host.flags.selection, Format: j.o.format, Compress: j.o.compress}
 	if j.folder == "" {
 		if err := j.openPartial(); err != nil {
 			return err
@@ -215,14 +217,14 @@ func (j *copyJob) own() bool { return j.stack.host.cache == j.partial.cache }
 
 // direct reports that the image file, when it is complete, is the copy.
 func (j *copyJob) direct() bool {
-	return j.own() && j.to.kind == toFile && j.to.format == formatRaw && j.stack.whole() && !j.stack.file.InPlace()
+	return j.own() && j.to.kind == toFile && j.to.format == formatRaw && j.stack.whole() && j.stack.place == nil
 }
 
 // reflinked makes the copy share the blocks of a local file, where the file system can.
 func (j *copyJob) reflinked() bool {
 	s := j.stack
 	from := s.blob.LocalFile()
-	if j.to.kind != toFile || j.to.format != formatRaw || !s.whole() || !s.file.InPlace() || from == nil || j.out == nil {
+	if j.to.kind != toFile || j.to.format != formatRaw || !s.whole() || s.place == nil || from == nil || j.out == nil {
 		return false
 	}
 	return cache.Reflink(j.out, from) == nil
@@ -232,7 +234,7 @@ func (j *copyJob) reflinked() bool {
 func (j *copyJob) copy(ctx context.Context, show func(string, func() progressState) func(), again bool) error {
 	s := j.stack
 	j.describe()
-	c := &copier{stack: s, drop: j.own() && !s.file.InPlace()}
+	c := &copier{stack: s, drop: j.own() && s.place == nil}
 	finish := show(filepath.Base(j.to.path), func() progressState { return j.progress(c) })
 	defer finish()
 	if j.direct() {
@@ -252,7 +254,7 @@ func (j *copyJob) copy(ctx context.Context, show func(string, func() progressSta
 		} else if err := c.move(ctx); err != nil {
 			return err
 		}
-		if err := j.endSink(ctx, c.sink); err != nil {
+		if err := j.endSink(c.sink); err != nil {
 			return err
 		}
 	}
@@ -333,6 +335,9 @@ func (j *copyJob) openSink(ctx context.Context, again bool) (sink, error) {
 			return nil, err
 		}
 	}
+	if j.to.format == formatQcow2 {
+		return j.openQcow2(ctx, again)
+	}
 	if j.store == nil {
 		e, err := j.partial.cache.Entry("copy "+j.stack.source.Key, j.to.path)
 		if err != nil {
@@ -396,7 +401,10 @@ func (j *copyJob) openPipe(ctx context.Context) (sink, error) {
 }
 
 // endSink completes what was written.
-func (j *copyJob) endSink(ctx context.Context, s sink) error {
+func (j *copyJob) endSink(s sink) error {
+	if q, ok := s.(*qcow2Sink); ok {
+		return q.close()
+	}
 	if j.to.kind == toDevice {
 		if err := flushDevice(j.out); err != nil {
 			return outputError(j.to.path, err)
@@ -488,6 +496,9 @@ func (j *copyJob) close(whole bool) (kept bool) {
 	}
 	if j.entry != nil {
 		j.entry.Close()
+	}
+	if j.journal != nil {
+		j.journal.Close()
 	}
 	if j.out != nil && j.out != os.Stdout {
 		j.out.Close()

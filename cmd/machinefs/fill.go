@@ -72,7 +72,7 @@ func (p *prefetcher) fill(ctx context.Context, s *stack) error {
 			}
 		}
 	}
-	if s.file.InPlace() && s.source.Digest != "" {
+	if s.place != nil && s.source.Digest != "" {
 		return p.im.settle(ctx, s, math.MaxInt64) // nothing of it has passed
 	}
 	p.im.settleSoon()

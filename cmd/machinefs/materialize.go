@@ -40,10 +40,14 @@ What the cache has of the image is not fetched again. Nothing is added to the ca
 			if o.format != formatRaw && o.format != formatQcow2 {
 				return &usageError{fmt.Errorf("-O %q: want raw or qcow2", o.format)}
 			}
+			if o.compress && o.format != formatQcow2 {
+				return &usageError{errors.New("--compress: a raw copy is not compressed: want -O qcow2")}
+			}
 			return materialize(cmd.Context(), f, args[:len(args)-1], args[len(args)-1], o, asJSON, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVarP(&o.format, "output-format", "O", o.format, "raw or qcow2")
+	cmd.Flags().BoolVarP(&o.compress, "compress", "c", false, "compress the clusters of a qcow2 image with zstd, which qemu reads since 5.1")
 	cmd.Flags().BoolVar(&o.keep, "keep", false, "keep what is fetched in the cache as well, as a mount does")
 	cmd.Flags().BoolVar(&o.force, "force", false, "write to a device also if it is mounted or in use")
 	cmd.Flags().BoolVar(&o.verify, "verify", false, "read the copy back from the disk when it is written, and compare it")

@@ -33,6 +33,7 @@ type request struct {
 	Reference string           `json:"reference"`
 	Selection blobfetch.Select `json:"selection"`
 	Format    string           `json:"format"`
+	Compress  bool             `json:"compress"`
 }
 
 // A beginning says what a partial copy is a copy of.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
@@ -27,7 +28,11 @@ func (im *image) settleAll() {
 		if !im.completed(s) {
 			continue
 		}
-		if err := im.settle(im.life, s, voucher.SettleGap); err != nil {
+		gap := int64(voucher.SettleGap)
+		if s.place != nil {
+			gap = math.MaxInt64 // no byte of it has been hashed
+		}
+		if err := im.settle(im.life, s, gap); err != nil {
 			im.replace(im.life, s, err)
 		}
 	}
@@ -46,6 +51,9 @@ func (im *image) settleAsked() bool {
 // complete. Before that, bytes that are missing for the digest may still be read for their own
 // sake.
 func (im *image) completed(s *stack) bool {
+	if s.place != nil {
+		return s.place.passed()
+	}
 	if s.file == s.blobFile { // what is read for the digest is kept
 		return true
 	}

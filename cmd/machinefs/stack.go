@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
@@ -144,6 +145,7 @@ type stack struct {
 	layers    []layer
 	kept      []keptLayer  // streams and their decoded bytes, outermost first
 	spans     *tap         // the image file's source
+	place     *localBlob   // the image file, read in place; nil: it is not
 	file      *cache.File  // the image file: the innermost stream's decoded bytes, or blobFile
 	fileEntry *cache.Entry // of file
 	disk      *disk.Disk
@@ -257,13 +259,37 @@ func (s *stack) build(ctx context.Context) (err error) {
 	return s.confirmSize(ctx)
 }
 
+// A localBlob is read in place. What was read of it is hashed once as much was read as it has: then
+// near is called, and all of it is read again.
+type localBlob struct {
+	*blobfetch.Blob
+	read atomic.Int64 // bytes
+	near func()       // may be nil
+}
+
+// ReadAt reads the blob.
+func (b *localBlob) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := b.Blob.ReadAt(ctx, p, off); err != nil {
+		return err
+	}
+	n, size := int64(len(p)), b.Size()
+	if now := b.read.Add(n); now >= size && now-n < size && b.near != nil {
+		b.near()
+	}
+	return nil
+}
+
+// passed reports whether as much was read as the blob has.
+func (b *localBlob) passed() bool { return b.read.Load() >= b.Size() }
+
 // inPlace makes a local blob the image file, without a copy in the cache.
 func (s *stack) inPlace(ctx context.Context) (byteSource, error) {
 	e, err := s.entry(ctx, s.source.Key+"/in place")
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.FileInPlace(s.blob)
+	s.place = &localBlob{Blob: s.blob, near: s.opening.near}
+	f, err := e.FileInPlace(s.place)
 	if err != nil {
 		return nil, local(err)
 	}
