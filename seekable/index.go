@@ -3,6 +3,7 @@ package seekable
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -244,6 +245,26 @@ func (s *Stream) allSpans(ctx context.Context) ([]spans.Span, error) {
 	}
 }
 
+// strengthen gives spans that this machine has learned for itself the SHA-256 that an index needs:
+// their bytes are read from the cache above, or decoded.
+func (s *Stream) strengthen(ctx context.Context, all []spans.Span) error {
+	for i := range all {
+		sp := &all[i]
+		if !sp.Weak {
+			continue
+		}
+		p := make([]byte, sp.Len)
+		if err := s.history(ctx, p, sp.Out); err != nil {
+			return err
+		}
+		if kind, got, want, same := sp.Compare(p); !same {
+			return &ChecksumError{Format: s.Format(), Kind: kind, Off: sp.In, Got: hex.EncodeToString(got), Want: hex.EncodeToString(want)}
+		}
+		sp.Sum, sp.Weak = sha256.Sum256(p), false
+	}
+	return nil
+}
+
 // collect returns every span of the stream. Units that were never hashed, because the format has
 // places to start for them, are decoded for it.
 func (s *Stream) collect(ctx context.Context) (all []spans.Span, era int, err error) {
@@ -257,7 +278,11 @@ func (s *Stream) collect(ctx context.Context) (all []spans.Span, era int, err er
 			return nil, era, fmt.Errorf("walked up to byte %d of %d only", seg.Front.Out, seg.End())
 		}
 		if seg.Large {
+			first := len(all)
 			all = append(all, seg.Spans...)
+			if err := s.strengthen(ctx, all[first:]); err != nil {
+				return nil, era, err
+			}
 			continue
 		}
 		for _, p := range seg.Parts {

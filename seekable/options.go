@@ -21,6 +21,10 @@ type Options struct {
 	// shared. They take up to half as long again.
 	Compact bool
 
+	// Passing makes walks learn at the least cost, for a stream that is read once from front to end:
+	// a span's check is its CRC32C, and states are packed fast.
+	Passing bool
+
 	// Of Indexed: the index is to be proved (Prove), and the last run's Evidence.
 	Doubt    bool
 	Evidence []byte

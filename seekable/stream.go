@@ -39,7 +39,7 @@ func newStream(format string, blob Blob, l *ledger.Ledger, opt Options) *Stream 
 	s := &Stream{ledger: l}
 	s.core = walk.Stream{
 		Format: format, Blob: blob, Ledger: l, Memory: walk.MemoryOf(opt.Memory, opt.MemoryTotal), Depth: opt.Depth,
-		Grid: gridOf(opt.Span), Compact: opt.Compact, Log: logOf(opt), History: s.history,
+		Grid: gridOf(opt.Span), Compact: opt.Compact, Passing: opt.Passing, Log: logOf(opt), History: s.history,
 	}
 	s.units = &walk.Alone{Stream: &s.core, Decode: walk.DecodeSpan}
 	l.View(func(lay *spans.Layout, _ int) {

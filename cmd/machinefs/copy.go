@@ -160,6 +160,7 @@ func (j *copyJob) open(ctx context.Context) error {
 			j.image = nil
 		}
 	}
+	o.passing = true
 	j.image, err = j.host.on(j.partial.cache, j.shared).openAny(ctx, pins, o)
 	return err
 }

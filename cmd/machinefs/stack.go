@@ -183,6 +183,7 @@ type opening struct {
 	glance   bool   // for a look: no more than the first bytes of a stream that is not kept are decoded
 	walk     bool   // no index is looked for, because one is to be made
 	copying  bool   // all of it will be read: nothing is read through for its size alone
+	passing  bool   // into a cache of the copy's own: nobody will read the stream again
 	patient  bool   // it is being read: outages are waited for, also while it is opened anew
 	shared   bool   // everybody who may read the mount may have had it looked up
 	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
@@ -344,7 +345,7 @@ func (s *stack) openBlob(ctx context.Context) (err error) {
 // peel takes the outermost layer off b. The blob itself may have an index somewhere.
 func (s *stack) peel(ctx context.Context, b byteSource) (*seekable.Layer, error) {
 	opt := seekable.Options{
-		Span: int64(s.host.flags.span), Member: s.member, Log: s.host.log, Compact: s.opening.walk,
+		Span: int64(s.host.flags.span), Member: s.member, Log: s.host.log, Compact: s.opening.walk, Passing: s.opening.passing,
 		Index: s.records.RecordPath(fmt.Sprintf("layer%d", len(s.layers))), Memory: s.host.memory,
 		MemoryTotal: int64(s.host.flags.memory), Depth: len(s.kept),
 	}

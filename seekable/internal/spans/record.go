@@ -17,9 +17,10 @@ import (
 //	28  u32  stLen   length of the packed state, at most 32 MiB; 0: decoding starts at a natural
 //	                 place (a frame, a block, a member)
 //	32  u32  flags   bit 0: all bytes are zero; bit 1: the packed state is the span's bytes
-//	                 themselves; bits 8 to 11: for xz, the block's check (xz-file-format 2.1.1.2);
+//	                 themselves; bit 2, never in an index: the sum is weak; bits 8 to 11: for xz,
+//	                 the block's check (xz-file-format 2.1.1.2);
 //	                 other bits are 0
-//	36  [32] sum     SHA-256 of the decoded bytes
+//	36  [32] sum     SHA-256 of the decoded bytes; if weak, their CRC32C and zeros
 //	68  [16] stSum   the first half of the SHA-256 of the packed state; zeros if there is none
 //	84  u32  CRC32C of the 84 bytes before
 //
@@ -29,6 +30,7 @@ const RecordSize = 88
 const (
 	flagZero   = 1 << 0
 	flagStored = 1 << 1
+	flagWeak   = 1 << 2
 	checkShift = 8
 	checkMask  = 0xf
 )
@@ -57,6 +59,9 @@ func AppendRecord(b []byte, sp *Span) []byte {
 	if sp.Stored {
 		flags |= flagStored
 	}
+	if sp.Weak {
+		flags |= flagWeak
+	}
 	b = le.AppendUint32(b, flags)
 	b = append(append(b, sp.Sum[:]...), sp.State.Sum[:]...)
 	return le.AppendUint32(b, CRC(b[start:]))
@@ -70,7 +75,7 @@ func ParseRecord(b []byte, blobSize int64) (Span, error) {
 	}
 	out, in, inLen := le.Uint64(b), le.Uint64(b[8:]), le.Uint32(b[16:])
 	outLen, lead, stLen, flags := le.Uint32(b[20:]), le.Uint32(b[24:]), le.Uint32(b[28:]), le.Uint32(b[32:])
-	sp := Span{Zero: flags&flagZero != 0, Stored: flags&flagStored != 0, Check: byte(flags>>checkShift) & checkMask}
+	sp := Span{Zero: flags&flagZero != 0, Stored: flags&flagStored != 0, Weak: flags&flagWeak != 0, Check: byte(flags>>checkShift) & checkMask}
 	switch {
 	case out > MaxOffset || outLen == 0 || outLen > MaxLen:
 		return sp, fmt.Errorf("span of %d bytes at %d, want 1 to %d", outLen, out, MaxLen)
@@ -82,7 +87,7 @@ func ParseRecord(b []byte, blobSize int64) (Span, error) {
 		return sp, fmt.Errorf("span at %d drops %d bytes, want at most %d", out, lead, MaxLen)
 	case stLen > MaxState || sp.Stored && (stLen == 0 || sp.Zero):
 		return sp, fmt.Errorf("span at %d has a state of %d bytes, want at most %d", out, stLen, MaxState)
-	case flags&^(flagZero|flagStored|checkMask<<checkShift) != 0:
+	case flags&^(flagZero|flagStored|flagWeak|checkMask<<checkShift) != 0:
 		return sp, fmt.Errorf("span at %d has unknown flags %#x: use a newer machinefs", out, flags)
 	}
 	sp.Out, sp.Len, sp.In, sp.InEnd, sp.Lead = int64(out), int(outLen), int64(in), int64(in)+int64(inLen), int(lead)

@@ -13,7 +13,11 @@
 //     without a gap.
 package spans
 
-import "github.com/machinefs/machinefs/seekable/internal/codec"
+import (
+	"crypto/sha256"
+
+	"github.com/machinefs/machinefs/seekable/internal/codec"
+)
 
 const (
 	// MaxLen is the most bytes that one span decodes to.
@@ -44,7 +48,8 @@ type Span struct {
 	In     int64 // of the blob
 	InEnd  int64
 	Lead   int      // decoded bytes that come out before the span's first, and are dropped
-	Sum    [32]byte // SHA-256 of the decoded bytes
+	Sum    [32]byte // SHA-256 of the decoded bytes; if Weak, their CRC32C and zeros
+	Weak   bool     // of a span for this machine alone
 	Zero   bool     // all bytes are zero: nothing needs fetching
 	Stored bool     // the packed state is the span itself: nothing else needs fetching
 	Check  byte     // of an xz block (xz-file-format 2.1.1.2), else 0
@@ -54,6 +59,27 @@ type Span struct {
 
 // End returns the offset behind the span's last decoded byte.
 func (s *Span) End() int64 { return s.Out + int64(s.Len) }
+
+// SetWeak sets the sum of a span that does not leave this machine: the hash of the whole blob
+// vouches for its compressed bytes, and the sum tells damage only.
+func (s *Span) SetWeak(p []byte) {
+	s.Sum, s.Weak = weakSum(p), true
+}
+
+func weakSum(p []byte) (sum [32]byte) {
+	le.PutUint32(sum[:], CRC(p))
+	return sum
+}
+
+// Compare compares decoded bytes with the sum. If they differ, kind names the sum.
+func (s *Span) Compare(p []byte) (kind string, got, want []byte, same bool) {
+	if s.Weak {
+		sum := weakSum(p)
+		return "CRC32C", sum[:4], s.Sum[:4], sum == s.Sum
+	}
+	sum := sha256.Sum256(p)
+	return "SHA-256", sum[:], s.Sum[:], sum == s.Sum
+}
 
 // A State tells where a span's packed state is (package ledger).
 type State struct {

@@ -159,6 +159,9 @@ func ParseTable(h *Header, table []byte) ([]Span, error) {
 		if err != nil {
 			return nil, err
 		}
+		if sp.Weak {
+			return nil, fmt.Errorf("span at %d has no SHA-256", sp.Out)
+		}
 		if sp.Out != at {
 			return nil, fmt.Errorf("span %d begins at %d, want %d", i, sp.Out, at)
 		}

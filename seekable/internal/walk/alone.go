@@ -2,7 +2,6 @@ package walk
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -218,17 +217,17 @@ func (a *Alone) once(ctx context.Context, j *Job) error {
 	if err != nil {
 		return err
 	}
-	if sum := sha256.Sum256(j.Dst); sum != j.Span.Sum {
+	if kind, got, want, same := j.Span.Compare(j.Dst); !same {
 		format := a.Format
 		if a.Foreign {
 			format = "index"
 		}
 		return &codec.ChecksumError{
-			Format: format, Kind: "SHA-256", Off: j.In,
-			Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(j.Span.Sum[:]),
+			Format: format, Kind: kind, Off: j.In,
+			Got: hex.EncodeToString(got), Want: hex.EncodeToString(want),
 		}
 	}
-	return Saw(ctx, a.Blob, j.Src, j.In, !a.Foreign)
+	return Saw(ctx, a.Blob, j.Src, j.In, !a.Foreign && !j.Span.Weak)
 }
 
 // DecodeSpan decodes one span of a large part.

@@ -180,14 +180,20 @@ func (l *learner) learn(n int) {
 		Out: first.out, Len: length, In: base + at.In, InEnd: base + at.InEnd, Lead: at.Lead,
 		Zero: ledger.IsZero(p), Check: l.w.part.Check,
 	}
-	if sp.Zero {
+	switch {
+	case sp.Zero:
 		sp.Sum = ZeroSum(length)
-	} else {
+	case l.w.Passing:
+		sp.SetWeak(p)
+	default:
 		sp.Sum = sha256.Sum256(p)
 	}
 	enc := ledger.Encoder
-	if l.w.Compact {
+	switch {
+	case l.w.Compact:
 		enc = ledger.SmallEncoder
+	case l.w.Passing:
+		enc = ledger.FastEncoder
 	}
 	packed := ledger.PackState(at, first.buf[:max(0, first.at-at.Lead)], enc)
 	if sp.Out == 0 {

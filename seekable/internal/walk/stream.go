@@ -22,6 +22,7 @@ type Stream struct {
 	Depth   int   // how many streams below this one its blob is read through
 	Grid    int64 // the greatest length of a learned span
 	Compact bool  // spans end where little is referred to
+	Passing bool  // spans are learned at the least cost
 	Log     *slog.Logger
 
 	// History reads the stream's own decoded bytes, for a walk that goes on in the middle.
