@@ -170,11 +170,16 @@ func (s *store) putPart(off int64, p []byte, since nonce) (kept int64, err error
 	damaged := s.failures.Load() > 0
 	const same, zero, full = 0, 1, 2
 	kind := func(i int) int {
-		words[i] = s.salt.word(off/pageSize+int64(i), page(i))
+		zeros := isZero(page(i))
+		if zeros && len(page(i)) == pageSize {
+			words[i] = s.salt.zero(off/pageSize + int64(i)) // a disk's zeros are many: their CRC is known
+		} else {
+			words[i] = s.salt.word(off/pageSize+int64(i), page(i))
+		}
 		switch {
 		case words[i] == old[i] && !damaged:
 			return same
-		case isZero(page(i)):
+		case zeros:
 			return zero
 		}
 		return full

@@ -38,6 +38,8 @@ type copyJob struct {
 	entry   *cache.Entry
 	verify  func(ctx context.Context) error // reads the copy back
 	report  copyReport
+
+	inherited bool // bytes of an earlier run, or of the shared cache, are in the folder
 }
 
 // copyOptions are the flags of a copy.
@@ -147,6 +149,7 @@ func (j *copyJob) open(ctx context.Context) error {
 	if err := j.checkSpace(pins); err != nil {
 		return err
 	}
+	j.inherited = j.report.Resumed // of a copy from the shared cache, what was written
 	o := opening{copying: true}
 	if j.shared != nil && (j.o.keep || hasAny(j.shared, pins)) {
 		if j.image, err = j.host.on(j.shared, nil).openAny(ctx, pins, o); err != nil && !errors.Is(err, cache.ErrFull) {
@@ -161,6 +164,7 @@ func (j *copyJob) open(ctx context.Context) error {
 		}
 	}
 	o.passing = true
+	j.inherited = j.report.Resumed || j.shared != nil && hasAny(j.shared, pins)
 	j.image, err = j.host.on(j.partial.cache, j.shared).openAny(ctx, pins, o)
 	return err
 }
@@ -267,6 +271,9 @@ func (j *copyJob) copy(ctx context.Context, show func(string, func() progressSta
 // trust reads what an earlier run has left, or came from another cache, and drops what does not
 // match its check.
 func (j *copyJob) trust(ctx context.Context, f *cache.File) error {
+	if !j.inherited {
+		return nil
+	}
 	bad, err := f.Verify(ctx, nil)
 	if bad > 0 {
 		j.host.log.Warn("bytes of the broken copy were damaged: fetching them again", "file", j.to.path, "bytes", bad)
