@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/machinefs/machinefs/cache"
@@ -38,6 +39,8 @@ type copyJob struct {
 	entry   *cache.Entry
 	verify  func(ctx context.Context) error // reads the copy back
 	report  copyReport
+	opened  atomic.Pointer[stack]  // for the progress
+	copier  atomic.Pointer[copier] // the same
 
 	inherited bool // bytes of an earlier run, or of the shared cache, are in the folder
 }
@@ -69,9 +72,14 @@ type copyReport struct {
 }
 
 // run makes the copy.
-func (j *copyJob) run(ctx context.Context, show func(title string, now func() progressState) (finish func())) (err error) {
+func (j *copyJob) run(ctx context.Context, p *progress) (err error) {
 	begun := time.Now()
 	whole := false
+	title := filepath.Base(j.to.path)
+	if j.folder != "" {
+		title = referenceName(j.ref)
+	}
+	defer p.add(title, j.progress)()
 	defer func() {
 		if code := exitCode(err); j.partial != nil && (code == exitFormat || code == exitVerify) {
 			j.partial.keeps = false // the next one would find the same
@@ -92,7 +100,7 @@ func (j *copyJob) run(ctx context.Context, show func(title string, now func() pr
 			return errors.New("bytes that were written already turned out wrong: throw the output away")
 		}
 		j.stack = s
-		return j.copy(ctx, show, tries > 1)
+		return j.copy(ctx, tries > 1)
 	})
 	if err != nil {
 		return j.explain(fmt.Errorf("copy %s: %w", j.ref, err))
@@ -150,7 +158,7 @@ func (j *copyJob) open(ctx context.Context) error {
 		return err
 	}
 	j.inherited = j.report.Resumed // of a copy from the shared cache, what was written
-	o := opening{copying: true}
+	o := opening{copying: true, began: j.opened.Store}
 	if j.shared != nil && (j.o.keep || hasAny(j.shared, pins)) {
 		if j.image, err = j.host.on(j.shared, nil).openAny(ctx, pins, o); err != nil && !errors.Is(err, cache.ErrFull) {
 			return err
@@ -236,12 +244,11 @@ func (j *copyJob) reflinked() bool {
 }
 
 // copy brings all of the disk to where it belongs, and compares the digest.
-func (j *copyJob) copy(ctx context.Context, show func(string, func() progressState) func(), again bool) error {
+func (j *copyJob) copy(ctx context.Context, again bool) error {
 	s := j.stack
 	j.describe()
 	c := &copier{stack: s, drop: j.own() && s.place == nil}
-	finish := show(filepath.Base(j.to.path), func() progressState { return j.progress(c) })
-	defer finish()
+	j.copier.Store(c)
 	if j.direct() {
 		if err := j.trust(ctx, s.file); err != nil {
 			return err
@@ -289,23 +296,29 @@ func (j *copyJob) describe() {
 }
 
 // progress counts the blob's bytes that have passed, also in an earlier run.
-func (j *copyJob) progress(c *copier) progressState {
-	s := j.stack
-	p := progressState{total: s.blob.Size(), fetched: s.blob.Stats().Bytes, written: c.written.Load()}
-	if s.source.Digest == "" {
-		p.done = min(p.fetched, p.total)
-	} else {
-		p.done = s.voucher.Passed()
+func (j *copyJob) progress() progressState {
+	s := j.opened.Load()
+	if s == nil {
+		return progressState{}
 	}
-	if j.direct() {
-		p.written = s.file.LocalBytes()
-	} else if !j.own() { // all of it passed before
-		p.done, p.total = c.written.Load(), s.disk.Size()
+	p := progressState{done: s.passed(), total: s.blob.Size(), fetched: s.blob.Stats().Bytes}
+	if c := j.copier.Load(); c != nil {
+		if p.written = c.written.Load(); s.place != nil || s.host.cache == j.shared { // all of it was there before
+			p.done, p.total = p.written, c.disk.Size()
+		}
 	}
 	if o, is := s.blob.Outage(); is && o.Host != "" {
 		p.waiting = fmt.Sprintf("%s does not answer, since %v", o.Host, time.Since(o.Since).Round(time.Second))
 	}
 	return p
+}
+
+// passed returns how many of the blob's bytes have passed, also in an earlier run.
+func (s *stack) passed() int64 {
+	if s.source.Digest == "" {
+		return min(s.blob.Stats().Bytes, s.blob.Size())
+	}
+	return s.voucher.Passed()
 }
 
 // prove compares the digest of the bytes that the output was made of, and says what vouches for

@@ -42,6 +42,7 @@ type flags struct {
 	fillRate  size
 
 	quiet    bool
+	progress progressMode
 	logLevel string
 }
 
@@ -82,6 +83,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Var(&f.span, "span", "distance between the points at which a first pass makes a stream seekable, at most 16MiB")
 
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
+	f.progress = progressAuto
+	fs.Var(&f.progress, "progress",
+		"auto (bars on a terminal, log lines elsewhere), plain, json (an object a second on standard error) or none")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -111,7 +115,7 @@ func (f *flags) logger() (*slog.Logger, error) {
 	if f.quiet {
 		level = slog.LevelError
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
+	return slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{Level: level})), nil
 }
 
 // client returns a client. --creds goes to the hosts of refs; private addresses of other hosts than

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"path/filepath"
-	"sync/atomic"
 
 	"github.com/machinefs/machinefs/blobfetch"
 	"github.com/machinefs/machinefs/cache"
@@ -129,13 +128,12 @@ func (s *stack) learnAll(ctx context.Context, im *image) error {
 		return &seekable.FormatError{Format: s.format(), Msg: "nothing to index: the blob is not a compressed stream"}
 	}
 	outer := s.kept[0]
-	var filled atomic.Int64
-	show := startProgress("index", outer.stream.Size(), s.host.flags.quiet, s.host.log, func() (int64, int64) {
-		return filled.Load(), s.blob.Stats().Bytes
-	})
-	defer show.finish()
-	progress := func(done, _ int64) { filled.Store(done) }
-	if err := outer.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{Progress: progress}); err != nil {
+	p := newProgress(s.host.flags, s.host.log)
+	defer p.close()
+	defer p.add("index", func() progressState {
+		return progressState{done: s.passed(), total: s.blob.Size(), fetched: s.blob.Stats().Bytes}
+	})()
+	if err := outer.file.Fill(ctx, 0, math.MaxInt64, cache.FillOptions{}); err != nil {
 		return err
 	}
 	if !outer.stream.Settled() { // the cache has all bytes, but the journal of the walk was damaged

@@ -70,15 +70,16 @@ func materialize(ctx context.Context, f *flags, refs []string, to string, o copy
 		return err
 	}
 	if dest.path == stdoutPath {
-		out = os.Stderr
+		out = screen
 	}
 	h, shared, end, err := newCopyHost(f, o.keep, refs...)
 	if err != nil {
 		return err
 	}
 	defer end()
-	bars := startBars(f, h.log)
-	defer bars.close()
+	p := newProgress(f, h.log)
+	defer p.close()
+	out = p.stdout(out)
 	names := &claimedNames{}
 	errs := make([]error, len(refs))
 	var g errgroup.Group
@@ -87,7 +88,7 @@ func materialize(ctx context.Context, f *flags, refs []string, to string, o copy
 	for i, ref := range refs {
 		g.Go(func() error {
 			j := &copyJob{host: h, shared: shared, limit: int64(f.cacheSize), o: o, ref: ref, to: dest, folder: folder, names: names}
-			if errs[i] = j.run(ctx, bars.show); errs[i] != nil {
+			if errs[i] = j.run(ctx, p); errs[i] != nil {
 				if errs[i] = interrupted(ctx, errs[i]); len(refs) > 1 {
 					h.log.Error(errs[i].Error())
 				}
@@ -95,7 +96,7 @@ func materialize(ctx context.Context, f *flags, refs []string, to string, o copy
 			}
 			printing.Lock()
 			defer printing.Unlock()
-			bars.pause(func() { j.report.print(out, asJSON, f.quiet) })
+			j.report.print(out, asJSON, f.quiet)
 			return nil
 		})
 	}

@@ -180,21 +180,25 @@ type byteSource interface {
 
 // An opening says how an image is opened.
 type opening struct {
-	glance   bool   // for a look: no more than the first bytes of a stream that is not kept are decoded
-	walk     bool   // no index is looked for, because one is to be made
-	copying  bool   // all of it will be read: nothing is read through for its size alone
-	passing  bool   // into a cache of the copy's own: nobody will read the stream again
-	patient  bool   // it is being read: outages are waited for, also while it is opened anew
-	shared   bool   // everybody who may read the mount may have had it looked up
-	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
-	measure  func() // called when a stream begins to be read for its size; nil: nobody wants to know
-	near     func() // called when nearly all of the blob has passed
+	glance   bool         // for a look: no more than the first bytes of a stream that is not kept are decoded
+	walk     bool         // no index is looked for, because one is to be made
+	copying  bool         // all of it will be read: nothing is read through for its size alone
+	passing  bool         // into a cache of the copy's own: nobody will read the stream again
+	patient  bool         // it is being read: outages are waited for, also while it is opened anew
+	shared   bool         // everybody who may read the mount may have had it looked up
+	unlisted bool         // the name was typed by somebody who may read the mount: it may not cost much
+	measure  func()       // called when a stream begins to be read for its size; nil: nobody wants to know
+	began    func(*stack) // called when the blob is open; may be nil
+	near     func()       // called when nearly all of the blob has passed
 }
 
 // build goes from the blob up, a layer at a time.
 func (s *stack) build(ctx context.Context) (err error) {
 	if err := s.openBlob(ctx); err != nil {
 		return err
+	}
+	if s.opening.began != nil {
+		s.opening.began(s)
 	}
 	key := s.source.Key
 	var b byteSource = s.voucher
