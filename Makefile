@@ -9,6 +9,7 @@
 #	make fuzz          each fuzz target for FUZZTIME
 #	make bench         benchmarks, as ratios to other tools
 #	make bench-boot    boot a real Debian over a link of RATE Mbit/s and LATENCY in all ways, RUNS times each; draws docs/boot.svg
+#	make cross         build and vet for the other systems (part of check)
 #	make deps          install the Debian packages and the Go that the others need (as root), or name them
 #	make clean         remove what was built, and the images kept for tests and demo
 
@@ -19,7 +20,7 @@ SHELL := /bin/bash
 RATE ?= 200
 LATENCY ?= 20ms
 RUNS ?= 3
-.PHONY: build check test integration soak raced demo fuzz bench bench-boot deps go packages fuse clean
+.PHONY: build check cross test integration soak raced demo fuzz bench bench-boot deps go packages fuse clean
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -33,7 +34,7 @@ export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 build: go
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/machinefs ./cmd/machinefs
 
-check: go
+check: go cross
 	@unformatted=$$(gofmt -l */)
 	if [ -n "$$unformatted" ]; then
 		echo "not formatted (gofmt -w): $$unformatted" >&2
@@ -44,6 +45,17 @@ check: go
 	go run $(STATICCHECK) ./...
 	go mod tidy -diff
 	go test -run '^TestImportGraph$$' ./integration/image
+
+# Systems that materialize, cat, inspect, index and cache are for. Mounts are for Linux.
+SYSTEMS := linux/arm64 linux/riscv64 darwin/arm64 darwin/amd64 freebsd/amd64
+PORTABLE := ./cmd/... ./cache ./disk ./blobfetch ./seekable/...
+
+cross: go
+	for system in $(SYSTEMS); do
+		export GOOS=$${system%/*} GOARCH=$${system#*/} CGO_ENABLED=0
+		go build -o /dev/null ./cmd/machinefs
+		go vet $(PORTABLE)
+	done
 
 # Nothing is concurrent in these packages, or it is in a program that they start: the race detector would find nothing, in ten times the time.
 SERIAL := ./integration ./integration/image ./integration/slowest ./integration/bench ./integration/demo \

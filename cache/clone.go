@@ -133,9 +133,5 @@ func nextData(f *os.File, off, size int64) (start, end int64) {
 	return min(start, size), min(end, size)
 }
 
-// Reflink makes dst share the blocks of src, where the file system can. See ioctl_ficlonerange(2).
+// Reflink makes dst share the blocks of src, where the file system can.
 func Reflink(dst, src *os.File) error { return reflink(dst, src) }
-
-func reflink(dst, src *os.File) error {
-	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
-}

@@ -272,14 +272,17 @@ func (l *ledger) room(used, n int64) error {
 
 // free returns the bytes that are left on the file system, and how many of them have to stay so.
 func (l *ledger) free() (free, reserve int64) {
-	var st unix.Statfs_t
-	if l.reserve < 0 || unix.Statfs(l.cache.dir, &st) != nil {
+	if l.reserve < 0 {
+		return 0, 0
+	}
+	free, size, err := Space(l.cache.dir)
+	if err != nil {
 		return 0, 0
 	}
 	if reserve = l.reserve; reserve == 0 {
-		reserve = int64(min(maxReserve, st.Blocks*uint64(st.Bsize)/20))
+		reserve = min(maxReserve, size/20)
 	}
-	return int64(st.Bavail) * st.Bsize, reserve
+	return free, reserve
 }
 
 // evict removes the least recently used entries to make room for n bytes, and some more, so that

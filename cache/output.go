@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // PutZeros keeps n bytes of zeros at off, without writing them where the file system, or the block
@@ -69,8 +67,5 @@ func (f *File) DropCached() error {
 	if err := f.data.Sync(); err != nil {
 		return err
 	}
-	if f.device {
-		unix.IoctlSetInt(int(f.data.Fd()), unix.BLKFLSBUF, 0) // needs root
-	}
-	return unix.Fadvise(int(f.data.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return dropCached(f.data, f.device)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // Put keeps the bytes p at off, which the caller has fetched and checked. The parts of pages at
@@ -90,10 +88,10 @@ func (f *File) Drop(off, end int64) error {
 	err := f.noteLoss()
 	freed, cerr := f.table.clear(off/pageSize, end/pageSize, f.salt)
 	if !f.isHole(off, end-off) {
-		perr := unix.Fallocate(int(f.data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, end-off)
+		perr := punchHole(f.data, off, end-off)
 		if perr == nil {
 			f.cache.ledger.give(freed)
-		} else if !errors.Is(perr, unix.EOPNOTSUPP) && !errors.Is(perr, unix.ENOSYS) {
+		} else if !errors.Is(perr, errors.ErrUnsupported) {
 			err = errors.Join(err, perr)
 		}
 	}

@@ -235,12 +235,11 @@ func (s *store) hole(off, n int64) error {
 	if s.isHole(off, n) {
 		return nil
 	}
-	fd := int(s.data.Fd())
-	err := unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	if err != nil && s.device { // it cannot discard: the kernel writes zeros, see BLKZEROOUT
-		err = unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	err := punchHole(s.data, off, n)
+	if err != nil && s.device { // it cannot discard
+		err = zeroDevice(s.data, off, n)
 	}
-	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+	if !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	for ; n > 0 && err != nil; off, n = off+pageSize, n-pageSize {

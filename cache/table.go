@@ -226,8 +226,8 @@ func (t *table) create(i int64) (*leaf, error) {
 	if err := t.ledger.takeFor(t.file, i*leafBytes, leafBytes); err != nil {
 		return nil, err
 	}
-	err := unix.Fallocate(int(t.file.Fd()), 0, i*leafBytes, leafBytes)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+	err := allocate(t.file, i*leafBytes, leafBytes)
+	if errors.Is(err, errors.ErrUnsupported) {
 		err = t.extend((i + 1) * leafBytes)
 	}
 	if err != nil {

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package fs shows disks as read-only files of a FUSE mount. It knows FUSE and nothing else:
 // neither the source of a disk's bytes nor references.
 //

@@ -209,8 +209,8 @@ func (j *copyJob) checkSpace(pins []pin) error {
 	if j.to.kind != toFile {
 		return nil
 	}
-	var st unix.Statfs_t
-	if unix.Statfs(j.partial.dir, &st) != nil {
+	free, _, err := cache.Space(j.partial.dir)
+	if err != nil {
 		return nil
 	}
 	least := int64(math.MaxInt64)
@@ -218,7 +218,7 @@ func (j *copyJob) checkSpace(pins []pin) error {
 		least = min(least, p.source.Size)
 	}
 	least -= least/100 + j.partial.occupied()
-	if free := int64(st.Bavail) * int64(st.Bsize); least > free {
+	if least > free {
 		return local(fmt.Errorf("write %s: no space left: its file system has %s, and the copy takes %s more at least",
 			j.to.path, human(free), human(least)))
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/trace"
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/voucher"
 	"github.com/machinefs/machinefs/disk"
-	"github.com/machinefs/machinefs/fs"
 	"github.com/machinefs/machinefs/seekable"
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +37,11 @@ func (e *usageError) Unwrap() error { return e.error }
 type localError struct{ error }
 
 func (e *localError) Unwrap() error { return e.error }
+
+// A commandError says that the command failed, by itself.
+type commandError struct{ error }
+
+func (e *commandError) Unwrap() error { return e.error }
 
 // local makes err a *localError; nil stays nil.
 func local(err error) error {
@@ -68,7 +72,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case is[*localError](err), errors.Is(err, cache.ErrFull), errors.Is(err, cache.ErrNotOurs), isLossy(err):
 		return exitLocal
-	case is[*fs.MountError](err):
+	case isMount(err):
 		return exitMount
 	case is[*seekable.ChecksumError](err), is[*voucher.MismatchError](err):
 		return exitVerify

@@ -320,16 +320,3 @@ func (im *image) Close() error {
 	defer im.mu.Unlock()
 	return im.cur.Load().Close()
 }
-
-// status tells of the image for `machinefs status`.
-func (im *image) status() status {
-	s := im.cur.Load()
-	b, c := s.blob.Stats(), s.file.Stats()
-	return status{
-		State: stateReady, Reference: s.name(), Digest: s.source.Digest, Verified: im.belief(s), Format: s.format(),
-		Size:  s.disk.Size(),
-		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
-		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
-		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures, Waiting: waitingOf(s.blob.Outage()),
-	}
-}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,12 +39,10 @@ func checkOutput(path string) error {
 func createOutput(path string, size int64) (*output, error) {
 	dir := filepath.Dir(path)
 	o := &output{path: path}
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o666)
-	if err == nil {
-		o.f = os.NewFile(uintptr(fd), path)
-	} else {
+	var err error
+	if o.f, err = openUnnamed(dir, path); err != nil {
 		base := filepath.Base(path)
-		sweepPrivate(filepath.Join(dir, "."+escapeGlob(base)+".*.part"))
+		sweepPrivate(filepath.Join(dir, "."+escapeGlob(base)+".*.part"), 0)
 		o.tmp = partName(path)
 		if o.f, err = os.OpenFile(o.tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 			return nil, local(fmt.Errorf("create %s: %w", path, err))
@@ -124,18 +124,20 @@ func zeroLen(p []byte) int {
 }
 
 // name returns a path by which this process can open the file, also while it has no name.
-func (o *output) name() string { return fmt.Sprintf("/proc/self/fd/%d", o.f.Fd()) }
+func (o *output) name() string {
+	if o.tmp != "" {
+		return o.tmp
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", o.f.Fd())
+}
 
 // commit gives the file its name, replaces an older file of that name, and closes the file.
 func (o *output) commit() error {
 	if o.tmp == "" {
-		link := func(name string) error {
-			return unix.Linkat(unix.AT_FDCWD, o.name(), unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
-		}
-		err := link(o.path)
+		err := nameUnnamed(o.f, o.path)
 		if errors.Is(err, fs.ErrExist) {
 			o.tmp = partName(o.path)
-			err = link(o.tmp)
+			err = nameUnnamed(o.f, o.tmp)
 		}
 		if err != nil {
 			return local(fmt.Errorf("name %s: %w", o.path, err))
@@ -156,4 +158,11 @@ func (o *output) discard() {
 	if o.tmp != "" {
 		os.Remove(o.tmp)
 	}
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // formats read "zstd > qcow2"
+	return e.Encode(v)
 }

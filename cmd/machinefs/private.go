@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ const privatePattern = ".machinefs-*"
 
 // newPrivateDir makes a folder in dir, and removes those that killed processes left there.
 func newPrivateDir(dir string) (*privateDir, error) {
-	sweepPrivate(filepath.Join(dir, privatePattern))
+	sweepPrivate(filepath.Join(dir, privatePattern), fs.ModeDir)
 	for {
 		path, err := os.MkdirTemp(dir, privatePattern)
 		if err != nil {
@@ -58,19 +59,15 @@ func lockPath(path string) (*os.File, error) {
 	return f, nil
 }
 
-// sweepPrivate removes this user's files and folders of a pattern that nobody has locked.
-func sweepPrivate(pattern string) {
+// sweepPrivate removes this user's files, or folders, of a pattern that nobody has locked.
+func sweepPrivate(pattern string, kind fs.FileMode) {
 	left, err := filepath.Glob(pattern)
 	if err != nil {
 		return
 	}
 	for _, path := range left {
-		var st unix.Stat_t
-		kind := uint32(0)
-		if unix.Lstat(path, &st) == nil {
-			kind = st.Mode & unix.S_IFMT
-		}
-		if kind != unix.S_IFDIR && kind != unix.S_IFREG || int(st.Uid) != os.Geteuid() {
+		st, err := os.Lstat(path)
+		if err != nil || st.Mode().Type() != kind || !isOwn(st) {
 			continue
 		}
 		if lock, err := lockPath(path); err == nil {
@@ -78,6 +75,11 @@ func sweepPrivate(pattern string) {
 			lock.Close()
 		}
 	}
+}
+
+func isOwn(st fs.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(sys.Uid) == os.Geteuid()
 }
 
 func (d *privateDir) remove() {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/machinefs/machinefs/cmd/machinefs/internal/trace"
 	"github.com/spf13/cobra"
@@ -107,34 +106,6 @@ func mountedTrace(path, name string) (*trace.Trace, error) {
 		}
 		packed = append(packed, buf[:got]...)
 	}
-}
-
-// traceAttrs answers for the attributes of the trace.
-func (im *shown) traceAttrs(attr string) ([]byte, bool) {
-	attr, ok := strings.CutPrefix(attr, traceAttr)
-	at := strings.LastIndexByte(attr, '-')
-	if !ok || at < 0 {
-		return nil, false
-	}
-	n, err := strconv.Atoi(attr[at+1:])
-	if err != nil || n < 0 {
-		return nil, false
-	}
-	t, err := im.ahead.traceOf(attr[:at])
-	if err != nil || t == nil {
-		return nil, false
-	}
-	packed := packTrace(t)
-	from := min(n*tracePart, len(packed))
-	return packed[from:min(from+tracePart, len(packed))], true
-}
-
-// traceOf returns a trace by its name: the one that is being recorded, or another one that is kept.
-func (p *prefetcher) traceOf(name string) (*trace.Trace, error) {
-	if f := p.im.host.flags; f.trace.on() && f.trace.name == name {
-		return p.trace()
-	}
-	return p.im.host.loadTrace(p.im.pin, name)
 }
 
 // writeTrace writes a trace to a file, or to out if file is empty.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -174,25 +173,23 @@ func (j *journal) add(e *spans.Entry, state []byte) (off int64, err error) {
 // find it gone; so does j, in which states may be read yet.
 func (j *journal) renewed() (*journal, error) {
 	path := j.f.Name()
-	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC, 0o600)
+	f, name, err := unnamed(path)
 	if err != nil {
 		return nil, fmt.Errorf("make a new journal: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), path)
 	if j.pos == 0 {
 		_, err = f.Write(j.head)
 	} else {
 		_, err = io.Copy(f, io.NewSectionReader(j.f, 0, j.pos))
 	}
 	if err == nil {
-		err = unix.Flock(fd, unix.LOCK_SH)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
 	}
 	if err == nil {
 		err = forget(path)
 	}
 	if err == nil {
-		self := fmt.Sprintf("/proc/self/fd/%d", fd)
-		err = unix.Linkat(unix.AT_FDCWD, self, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+		err = name()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make a new journal: %w", err), f.Close())

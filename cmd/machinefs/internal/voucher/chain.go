@@ -33,6 +33,8 @@ type chain struct {
 	salt []byte
 	size int64 // of the blob
 	slot int   // bytes
+
+	birth *os.File // of systems that lock a file of its own for claim; see lockBirth
 }
 
 // openChain opens or makes the chain at path of the blob with a digest and size in bytes. stateLen
@@ -50,7 +52,10 @@ func openChain(path, digest string, size int64, stateLen int) (*chain, error) {
 	return &chain{f: f, path: path, salt: salt, size: size, slot: slotLen(stateLen)}, nil
 }
 
-func (c *chain) close() error { return c.f.Close() }
+func (c *chain) close() error {
+	c.lockBirth(false)
+	return c.f.Close()
+}
 
 // lock keeps all others, in this process and elsewhere, from changing the tip until unlock.
 func (c *chain) lock() error {
@@ -69,14 +74,9 @@ func (c *chain) unlock() { unix.Flock(int(c.f.Fd()), unix.LOCK_UN) }
 
 // claim reports whether no living voucher but this one makes the caches forget. It holds until
 // disclaim or close.
-func (c *chain) claim() bool { return c.lockBirth(unix.F_WRLCK) == nil }
+func (c *chain) claim() bool { return c.lockBirth(true) == nil }
 
-func (c *chain) disclaim() { c.lockBirth(unix.F_UNLCK) }
-
-func (c *chain) lockBirth(kind int16) error {
-	const birthByte = 1 << 62 // behind all slots
-	return unix.FcntlFlock(c.f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: birthByte, Len: 1})
-}
+func (c *chain) disclaim() { c.lockBirth(false) }
 
 // isCurrent reports whether the file is still the one at its path.
 func (c *chain) isCurrent() bool {

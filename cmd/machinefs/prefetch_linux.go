@@ -201,3 +201,11 @@ func (p *prefetcher) save() {
 		p.im.host.log.Debug("the trace is not kept", "image", p.im.image.image.Reference, "err", err)
 	}
 }
+
+// traceOf returns a trace by its name: the one that is being recorded, or another one that is kept.
+func (p *prefetcher) traceOf(name string) (*trace.Trace, error) {
+	if f := p.im.host.flags; f.trace.on() && f.trace.name == name {
+		return p.trace()
+	}
+	return p.im.host.loadTrace(p.im.pin, name)
+}

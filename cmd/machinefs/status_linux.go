@@ -88,6 +88,45 @@ const (
 	stateMeasure = "being read once, because its size is not stated"
 )
 
+func printStatus(w io.Writer, list []status) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "IMAGE\tSIZE\tLOCAL\tFETCHED\tOF\tHITS\tMISSES\tRETRIES\tERRORS\tVERIFIED\tFORMAT")
+	for _, s := range list {
+		if s.State != stateReady {
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
+			if s.Waiting != nil {
+				fmt.Fprintf(t, "  %v\n", s.Waiting)
+			}
+			continue
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n",
+			s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob),
+			s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
+		if b := s.Boot; b != nil {
+			fmt.Fprintf(t, "  %s %s: %s fetched; %.1f%% of the reads needed no other fetch; %s of it never read\n",
+				b.From, b.State, human(b.Bytes), 100*b.Covered, human(b.Wasted))
+		}
+		if s.Waiting != nil {
+			fmt.Fprintf(t, "  %v\n", s.Waiting)
+		}
+	}
+	return t.Flush()
+}
+
+// verifiedWord shortens status.Verified to a word for the table.
+func verifiedWord(text string) string {
+	word, _, _ := strings.Cut(text, " ")
+	switch word {
+	case "verified":
+		return "yes"
+	case "condemned:":
+		return "WRONG"
+	case "no":
+		return "-"
+	}
+	return "not yet"
+}
+
 func newStatus(f *flags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -161,48 +200,15 @@ func statusOf(dir string) (list []status, err error) {
 	return list, nil
 }
 
-func printStatus(w io.Writer, list []status) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "IMAGE\tSIZE\tLOCAL\tFETCHED\tOF\tHITS\tMISSES\tRETRIES\tERRORS\tVERIFIED\tFORMAT")
-	for _, s := range list {
-		if s.State != stateReady {
-			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\t-\t-\t-\t%s\n", s.Name, s.State)
-			if s.Waiting != nil {
-				fmt.Fprintf(t, "  %v\n", s.Waiting)
-			}
-			continue
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n",
-			s.Name, human(s.Size), human(s.Local), human(s.Fetched), human(s.Blob),
-			s.Hits, s.Misses, s.Retries, s.Errors, verifiedWord(s.Verified), s.Format)
-		if b := s.Boot; b != nil {
-			fmt.Fprintf(t, "  %s %s: %s fetched; %.1f%% of the reads needed no other fetch; %s of it never read\n",
-				b.From, b.State, human(b.Bytes), 100*b.Covered, human(b.Wasted))
-		}
-		if s.Waiting != nil {
-			fmt.Fprintf(t, "  %v\n", s.Waiting)
-		}
+// status tells of the image for `machinefs status`.
+func (im *image) status() status {
+	s := im.cur.Load()
+	b, c := s.blob.Stats(), s.file.Stats()
+	return status{
+		State: stateReady, Reference: s.name(), Digest: s.source.Digest, Verified: im.belief(s), Format: s.format(),
+		Size:  s.disk.Size(),
+		Local: s.file.LocalBytes(), Complete: s.file.Complete(), Blob: s.blob.Size(),
+		Fetched: b.Bytes, Requests: b.Requests, Retries: b.Retries, Errors: b.Errors,
+		Hits: c.Hits, Misses: c.Misses, Damaged: c.Failures, Waiting: waitingOf(s.blob.Outage()),
 	}
-	return t.Flush()
-}
-
-// verifiedWord shortens status.Verified to a word for the table.
-func verifiedWord(text string) string {
-	word, _, _ := strings.Cut(text, " ")
-	switch word {
-	case "verified":
-		return "yes"
-	case "condemned:":
-		return "WRONG"
-	case "no":
-		return "-"
-	}
-	return "not yet"
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false) // formats read "zstd > qcow2"
-	return e.Encode(v)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -157,4 +158,24 @@ func (im *shown) Attr(name string) ([]byte, bool) {
 		return data, err == nil
 	}
 	return im.traceAttrs(name)
+}
+
+// traceAttrs answers for the attributes of the trace.
+func (im *shown) traceAttrs(attr string) ([]byte, bool) {
+	attr, ok := strings.CutPrefix(attr, traceAttr)
+	at := strings.LastIndexByte(attr, '-')
+	if !ok || at < 0 {
+		return nil, false
+	}
+	n, err := strconv.Atoi(attr[at+1:])
+	if err != nil || n < 0 {
+		return nil, false
+	}
+	t, err := im.ahead.traceOf(attr[:at])
+	if err != nil || t == nil {
+		return nil, false
+	}
+	packed := packTrace(t)
+	from := min(n*tracePart, len(packed))
+	return packed[from:min(from+tracePart, len(packed))], true
 }

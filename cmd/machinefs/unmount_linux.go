@@ -5,6 +5,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// isMount reports errors of mounting and of FUSE.
+func isMount(err error) bool { return is[*fs.MountError](err) }
+
 func newUnmount() *cobra.Command {
 	var lazy bool
 	cmd := &cobra.Command{

@@ -42,11 +42,6 @@ for --trace-quiet. A command that fails by itself is exit code 1.`,
 	return cmd
 }
 
-// A commandError says that the command failed, by itself.
-type commandError struct{ error }
-
-func (e *commandError) Unwrap() error { return e.error }
-
 // A recording is one use of record.
 type recording struct {
 	f          *flags
