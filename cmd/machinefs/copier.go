@@ -40,6 +40,7 @@ type piece struct {
 	batch  *batch
 	ready  chan struct{} // closed when p, or err, is there; nil where nobody waits for it
 	p      []byte
+	buf    *[copyPiece]byte
 	err    error
 }
 
@@ -230,13 +231,14 @@ func (c *copier) writeInOrder(ctx context.Context, batches <-chan *batch, drops 
 	return g.Wait()
 }
 
-var pieces = sync.Pool{New: func() any { return make([]byte, copyPiece) }}
+var pieces = sync.Pool{New: func() any { return new([copyPiece]byte) }}
 
 func (c *copier) read(ctx context.Context, p *piece) error {
 	if p.zero {
 		return nil
 	}
-	p.p = pieces.Get().([]byte)[:p.n]
+	p.buf = pieces.Get().(*[copyPiece]byte)
+	p.p = p.buf[:p.n]
 	return c.disk.ReadAt(ctx, p.p, p.off)
 }
 
@@ -246,8 +248,8 @@ func (c *copier) write(ctx context.Context, p *piece, drops *dropper) error {
 		err = c.sink.zeros(ctx, p.off, p.n)
 	} else {
 		err = c.sink.write(ctx, p.p, p.off)
-		pieces.Put(p.p[:cap(p.p)])
-		p.p = nil
+		pieces.Put(p.buf)
+		p.buf, p.p = nil, nil
 	}
 	if err != nil {
 		return err

@@ -37,7 +37,6 @@ type copyJob struct {
 	journal *os.File // of a qcow2 image
 	store   *cache.File
 	entry   *cache.Entry
-	verify  func(ctx context.Context) error // reads the copy back
 	report  copyReport
 	opened  atomic.Pointer[stack]  // for the progress
 	copier  atomic.Pointer[copier] // the same

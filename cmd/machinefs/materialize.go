@@ -127,7 +127,6 @@ func newCopyHost(f *flags, keep bool, refs ...string) (h *host, shared *cache.Ca
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	end = func() {}
 	c := (*cache.Cache)(nil)
 	if keep || f.cacheDir != "" && cache.Is(f.cacheDir) { // one that is not there is not made for nothing
 		if shared, err = f.cache(log); err != nil && (keep || f.cacheDir != defaultCache()) {

@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A birthLock is a file beside the chain, while it is locked.
+type birthLock struct{ birth *os.File }
+
 // lockBirth locks or unlocks a file beside the chain, as long as this voucher lives. These systems
 // have no locks of a byte that belong to an open file.
 func (c *chain) lockBirth(lock bool) error {

@@ -33,8 +33,7 @@ type chain struct {
 	salt []byte
 	size int64 // of the blob
 	slot int   // bytes
-
-	birth *os.File // of systems that lock a file of its own for claim; see lockBirth
+	birthLock
 }
 
 // openChain opens or makes the chain at path of the blob with a digest and size in bytes. stateLen
