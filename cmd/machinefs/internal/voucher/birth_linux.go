@@ -2,9 +2,6 @@ package voucher
 
 import "golang.org/x/sys/unix"
 
-// A birthLock needs nothing but the chain's file.
-type birthLock struct{}
-
 // lockBirth locks or unlocks a byte behind all slots, for the open file: fcntl(2), F_OFD_SETLK.
 func (c *chain) lockBirth(lock bool) error {
 	const birthByte = 1 << 62

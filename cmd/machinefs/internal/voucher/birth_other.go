@@ -4,19 +4,19 @@ package voucher
 
 import (
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// A birthLock is a file beside the chain, while it is locked.
-type birthLock struct{ birth *os.File }
+// births are the locked files, by *chain.
+var births sync.Map
 
 // lockBirth locks or unlocks a file beside the chain, as long as this voucher lives. These systems
 // have no locks of a byte that belong to an open file.
 func (c *chain) lockBirth(lock bool) error {
-	if c.birth != nil {
-		c.birth.Close()
-		c.birth = nil
+	if f, locked := births.LoadAndDelete(c); locked {
+		f.(*os.File).Close()
 	}
 	if !lock {
 		return nil
@@ -29,6 +29,6 @@ func (c *chain) lockBirth(lock bool) error {
 		f.Close()
 		return err
 	}
-	c.birth = f
+	births.Store(c, f)
 	return nil
 }

@@ -33,7 +33,6 @@ type chain struct {
 	salt []byte
 	size int64 // of the blob
 	slot int   // bytes
-	birthLock
 }
 
 // openChain opens or makes the chain at path of the blob with a digest and size in bytes. stateLen
