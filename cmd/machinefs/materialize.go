@@ -73,7 +73,12 @@ func copyWith(ctx context.Context, f *flags, ref, path string, noCache bool, out
 	}
 	defer h.Close()
 	begin := time.Now()
-	im, err := h.open(ctx, ref, f.selection, opening{copying: true})
+	how := opening{copying: true}
+	if noCache {
+		how.early = &early{path: path}
+		defer how.early.discard()
+	}
+	im, err := h.open(ctx, ref, f.selection, how)
 	if err != nil {
 		return err
 	}
@@ -120,11 +125,10 @@ func (c *copier) copy(ctx context.Context, path string) (proof string, err error
 	if limit := int64(c.host.flags.cacheSize); !c.noCache && limit > 0 && c.file.Size() > limit {
 		return "", &limitError{c.file.Size(), limit}
 	}
-	if c.out, err = createOutput(path, c.disk.Size()); err != nil {
+	if err := c.create(path); err != nil {
 		return "", err
 	}
 	defer c.out.discard()
-	c.direct = c.whole()
 	total := c.disk.Size()
 	if !c.direct {
 		total += c.file.Size()
@@ -141,6 +145,26 @@ func (c *copier) copy(ctx context.Context, path string) (proof string, err error
 		return "", err
 	}
 	return proof, c.out.commit()
+}
+
+// create makes the output, of what was written when the stream was read for its size, if that is
+// the disk.
+func (c *copier) create(path string) (err error) {
+	size := c.disk.Size()
+	c.direct = c.whole()
+	var done int64
+	if c.out, done, err = c.opening.early.take(size); c.out != nil && !c.direct {
+		c.out.discard()
+		c.out, done = nil, 0
+	}
+	if err == nil && c.out == nil {
+		c.out, err = createOutput(path, size)
+	}
+	if done > 0 {
+		c.done.add(0, done)
+		c.written.Add(done)
+	}
+	return err
 }
 
 // prove compares the digest of the bytes that the output was made of, and says what vouches for
@@ -190,6 +214,9 @@ func (c *copier) run(ctx context.Context) error {
 
 // fill fetches the image file; spans that are disk bytes go to the output at once.
 func (c *copier) fill(ctx context.Context) error {
+	if c.done.has(0, c.disk.Size()) {
+		return nil
+	}
 	var o cache.FillOptions
 	if c.direct {
 		write := c.write

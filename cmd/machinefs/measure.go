@@ -19,11 +19,7 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 	if f.Size() >= 0 {
 		return nil
 	}
-	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
-	s.blob.SetPatient() // what was read until an outage is not given up for it
-	if s.opening.measure != nil {
-		s.opening.measure()
-	}
+	s.tellMeasure()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var progress func(done, total int64)
@@ -54,6 +50,29 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 		return err
 	}
 	return fmt.Errorf("%w, and there is no room to note it: %w", errMeasured, err)
+}
+
+// tellMeasure says that a stream is about to be read for its size.
+func (s *stack) tellMeasure() {
+	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+	s.blob.SetPatient() // what was read until an outage is not given up for it
+	if s.opening.measure != nil {
+		s.opening.measure()
+	}
+}
+
+// measureEarly walks a stream that does not state its size to its end, if the opening takes its
+// bytes.
+func (s *stack) measureEarly(ctx context.Context, st *seekable.Stream) error {
+	if s.opening.early == nil || st.Size() >= 0 {
+		return nil
+	}
+	s.tellMeasure()
+	err := s.opening.early.walk(ctx, st)
+	if errors.Is(err, errNotRaw) {
+		return nil
+	}
+	return err
 }
 
 // errMeasured says that a stream's size has become known: opening the image again finds it.

@@ -49,11 +49,19 @@ func createOutput(path string, size int64) (*output, error) {
 		}
 		unix.Flock(int(o.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a sweep removes files that are not locked
 	}
-	if err := o.f.Truncate(size); err != nil {
+	if err := o.resize(size); err != nil {
 		o.discard()
-		return nil, local(fmt.Errorf("create %s of %d bytes: %w", path, size, err))
+		return nil, err
 	}
 	return o, nil
+}
+
+// resize makes the output size bytes long. Bytes that are new are zeros.
+func (o *output) resize(size int64) error {
+	if err := o.f.Truncate(size); err != nil {
+		return local(fmt.Errorf("create %s of %d bytes: %w", o.path, size, err))
+	}
+	return nil
 }
 
 // partial returns this process's temporary name for path.

@@ -138,6 +138,7 @@ type opening struct {
 	patient  bool   // it is being read: outages are waited for, also while it is opened anew
 	shared   bool   // everybody who may read the mount may have had it looked up
 	unlisted bool   // the name was typed by somebody who may read the mount: it may not cost much
+	early    *early // takes the bytes of a stream that is read for its size, in place of the cache; nil: nobody does
 	measure  func() // called when a stream begins to be read for its size; nil: nobody wants to know
 	near     func() // called when nearly all of the blob has passed
 }
@@ -280,16 +281,19 @@ func (s *stack) keep(ctx context.Context, key string, st *seekable.Stream) (byte
 	if err != nil {
 		return nil, err
 	}
+	// The spans learned outlive the decoded bytes: each has a record of its own.
+	if err := s.bind(s.records, fmt.Sprintf("%s-layer%d", generationRecord, len(s.layers)), st.Forget); err != nil {
+		return nil, err
+	}
+	if err := s.measureEarly(ctx, st); err != nil {
+		return nil, err
+	}
 	src := &tap{Source: st}
 	f, err := e.File(src)
 	if err != nil {
 		return nil, local(err)
 	}
 	s.closers = append(s.closers, f)
-	// The spans learned outlive the decoded bytes: each has a record of its own.
-	if err := s.bind(s.records, fmt.Sprintf("%s-layer%d", generationRecord, len(s.layers)), st.Forget); err != nil {
-		return nil, err
-	}
 	if err := s.bind(e, generationRecord, f.Forget); err != nil {
 		return nil, err
 	}
