@@ -185,7 +185,7 @@ func deflateDecoder(f deflate.Format) codec.Decoder {
 		Decode: func(dst, src []byte, at codec.Point, window []byte) error {
 			return deflate.Decode(dst, src, f, at, window)
 		},
-		Memory: 1 << 20,
+		Memory: deflate.Memory(),
 	}
 }
 
