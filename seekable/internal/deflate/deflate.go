@@ -49,7 +49,7 @@
 //
 // # Dangers
 //
-// A span out of the middle of a member has no check of its own. The fast paths write up to 7 bytes
+// A span out of the middle of a member has no check of its own. The fast paths write up to 15 bytes
 // too many within the buffer they are given, so bytes behind the output are undefined until the
 // span is full.
 package deflate

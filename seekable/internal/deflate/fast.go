@@ -143,7 +143,7 @@ var near = [8]struct {
 }
 
 // copyNear writes a match whose distance is below 16, so that it may overlap itself. It writes up
-// to 7 bytes too many.
+// to 15 bytes too many.
 func copyNear(buf []byte, o, back, n int) {
 	end := o + n
 	if back >= 8 {
@@ -153,7 +153,16 @@ func copyNear(buf []byte, o, back, n int) {
 		return
 	}
 	v := binary.LittleEndian.Uint64(buf[o-back:]) & (1<<(8*back) - 1) * near[back&7].factor
-	for ; o < end; o += near[back&7].step {
+	step := near[back&7].step
+	if step == 8 { // as in long runs of zeros
+		for ; o < end; o += 16 {
+			q := buf[o : o+16 : o+16]
+			binary.LittleEndian.PutUint64(q, v)
+			binary.LittleEndian.PutUint64(q[8:], v)
+		}
+		return
+	}
+	for ; o < end; o += step {
 		binary.LittleEndian.PutUint64(buf[o:], v)
 	}
 }
