@@ -64,9 +64,11 @@ func (d *decoder) markedSymbols(buf []uint16, o, low int) (int, error) {
 		b >>= e & 63
 		nb -= uint(e & 63)
 
-		b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
-		pos += int((63 - nb) >> 3)
-		nb |= 56
+		if nb < 28 {
+			b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
+			pos += int((63 - nb) >> 3)
+			nb |= 56
+		}
 
 		e = dist[b&(1<<distBits-1)]
 		if e&isSpecial != 0 {
