@@ -49,6 +49,9 @@ func createOutput(path string, size int64) (*output, error) {
 		}
 		unix.Flock(int(o.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a sweep removes files that are not locked
 	}
+	if size == 0 {
+		return o, nil // ext4 writes a file to the disk when it is closed that was cut to nothing once
+	}
 	if err := o.resize(size); err != nil {
 		o.discard()
 		return nil, err

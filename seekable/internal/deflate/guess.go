@@ -16,6 +16,9 @@ const (
 	// maxMarked bounds the symbols of a guess that may be markers, of 2 bytes each.
 	maxMarked = 4 << 20
 
+	// headerEffort is what a false start costs at the least, in bits that are decoded in this time.
+	headerEffort = 512
+
 	// marker is the first symbol that stands for a byte of the window before the guess, the oldest of
 	// them; those below are bytes.
 	marker = 256
@@ -67,7 +70,9 @@ type guesser struct {
 // find makes g of segment seg at a place of the stream, which next follows.
 func (w *guesser) find(g *guess, format Format, off int64, seg, next []byte) {
 	g.start = -1
-	for at := 0; !w.halted.Load(); at++ {
+	// What false starts cost, in bits: as much as decoding the segment twice, at the most.
+	effort, most := 0, 2*len(seg)*8
+	for at := 0; effort < most && !w.halted.Load(); at++ {
 		if at = findBlock(seg, at, len(seg)*8); at < 0 {
 			return
 		}
@@ -79,6 +84,7 @@ func (w *guesser) find(g *guess, format Format, off int64, seg, next []byte) {
 			g.start = off*8 + int64(at)
 			return
 		}
+		effort += headerEffort + int(w.d.bitsUsed()-off*8) - at
 	}
 }
 

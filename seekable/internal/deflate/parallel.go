@@ -16,10 +16,11 @@ type tuning struct {
 	segment int   // bytes of input of a guess
 	most    int   // bytes of output of a guess
 	warm    int64 // bytes of input after which guessing begins
+	least   int   // bytes of a span: in shorter ones, too much is decoded twice
 }
 
 const (
-	segmentSize = 2 << 20
+	segmentSize = 1 << 20
 	mostGuessed = 16 << 20
 	mostProcs   = 8
 	mostMemory  = 96 << 20 // bytes, of all guesses
@@ -28,7 +29,11 @@ const (
 // tuned returns the tuning for this machine.
 func tuned() tuning {
 	n := min(runtime.GOMAXPROCS(0), mostProcs)
-	return tuning{procs: n, segment: segmentSize, most: min(mostGuessed, mostMemory/(2*n)), warm: 1 << 20}
+	return tuning{
+		procs: n, segment: segmentSize, most: min(mostGuessed, mostMemory/(2*n)),
+		warm:  4 << 20, // who reads only the beginning has not fetched much more
+		least: 512 << 10,
+	}
 }
 
 // Memory returns how many bytes a walker takes at the most beside its window and the caller's
@@ -170,9 +175,10 @@ func (p *parallel) close() {
 }
 
 // guessed goes on guessing from now on, if that may be of use: the stream has been decoded for a
-// while, and the input came faster than it was decoded.
-func (w *walker) guessed() {
-	if w.tuning.procs < 2 || w.ahead != nil || w.in.n < w.tuning.warm || w.in.taken > w.busy/2 || w.d.r == nil {
+// while, and the input came faster than it was decoded. The next span has n bytes.
+func (w *walker) guessed(n int) {
+	t := &w.tuning
+	if t.procs < 2 || w.ahead != nil || w.in.n < t.warm || n < t.least || w.in.taken > w.busy/2 || w.d.r == nil {
 		return
 	}
 	base := w.d.base + int64(len(w.d.in))
@@ -200,7 +206,7 @@ func (w *walker) run(buf []byte, at int) (int, error) {
 		}
 		if p.cur != nil {
 			x := int(w.out + int64(o-at) - p.base)
-			if o >= at+windowSize || x >= p.cur.end.out {
+			if o >= at+windowSize && len(buf)-at >= p.least || x >= p.cur.end.out {
 				n, err := w.take(buf, o, x)
 				if o += n; err != nil {
 					return o, err

@@ -57,7 +57,7 @@ func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 		return 0, pt, w.err
 	}
 	begun := time.Now()
-	w.guessed()
+	w.guessed(len(buf) - at)
 	w.d.marks = codec.NewMarks(windowSize)
 	end, err := w.run(buf, at)
 	w.busy += time.Since(begun)
