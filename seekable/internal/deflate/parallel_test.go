@@ -51,7 +51,7 @@ func guessedBytes(t *testing.T, stream, plain []byte, size int, tune tuning) int
 }
 
 // What guesses yield is the same as without them: bytes, Points and marks.
-func TestGuessesOfEveryTool(t *testing.T) {
+func TestGuessesOfAllTools(t *testing.T) {
 	plains := corpus(t)
 	for name, make := range map[string]func(*testing.T, []byte) []byte{
 		"gzip -1": tool("gzip", "-1c"), "gzip -6": tool("gzip", "-6c"), "gzip -9": tool("gzip", "-9c"),
