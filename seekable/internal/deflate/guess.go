@@ -13,9 +13,6 @@ const (
 	// placeGap is the least distance of two noted places, in bytes of input or output: so many are
 	// decoded once more at the most to reach a place between them, and a slice.
 	placeGap = 32 << 10
-	// maxMarked bounds the symbols of a guess that may be markers, of 2 bytes each.
-	maxMarked = 4 << 20
-
 	// headerEffort is what a false start costs at the least, in bits that are decoded in this time.
 	headerEffort = 512
 
@@ -97,13 +94,14 @@ func (w *guesser) begin(g *guess, format Format, base int64, skip uint) {
 		d.ownLit, d.ownDist = new(litTable), new(distTable)
 		d.in = make([]byte, 0, inputSize)
 	}
-	if len(g.marked) < windowSize {
-		g.marked = make([]uint16, windowSize, windowSize+4*sliceOut)
-		for i := range g.marked {
+	if g.marked == nil { // memory that is not written to costs nothing
+		g.plain = make([]byte, windowSize+w.most)
+		g.marked = make([]uint16, windowSize+w.most/4)
+		for i := range windowSize {
 			g.marked[i] = marker + uint16(i)
 		}
 	}
-	g.marked, g.plain = g.marked[:windowSize], g.plain[:0]
+	g.marked, g.plain = g.marked[:cap(g.marked)], g.plain[:cap(g.plain)]
 	g.places, g.ends, g.end = g.places[:0], g.ends[:0], place{}
 	w.bytes, w.o, w.low, w.last = false, windowSize, 0, windowSize
 }
@@ -152,7 +150,7 @@ func (w *guesser) finish(g *guess) {
 	if w.bytes {
 		g.plain = g.plain[:w.o]
 	} else {
-		g.marked = g.marked[:w.o]
+		g.marked, g.plain = g.marked[:w.o], g.plain[:windowSize]
 	}
 	w.d.r = nil
 }
@@ -186,28 +184,10 @@ func (w *guesser) dynamic() bool {
 
 // room makes the buffer in use hold n bytes more, and reports whether it may.
 func (w *guesser) room(g *guess, n int) bool {
-	if !w.bytes {
-		if w.o+n > windowSize+min(maxMarked, w.most/4) {
-			return false
-		}
-		if len(g.marked) < w.o+n {
-			if cap(g.marked) < w.o+n {
-				g.marked = append(make([]uint16, 0, 2*(w.o+n)), g.marked[:w.o]...)
-			}
-			g.marked = g.marked[:cap(g.marked)]
-		}
-		return true
+	if w.bytes {
+		return w.o+n <= len(g.plain)
 	}
-	if w.o+n > windowSize+w.most {
-		return false
-	}
-	if len(g.plain) < w.o+n {
-		if cap(g.plain) < w.o+n {
-			g.plain = append(make([]byte, 0, min(2*(w.o+n), windowSize+w.most)), g.plain[:w.o]...)
-		}
-		g.plain = g.plain[:cap(g.plain)]
-	}
-	return true
+	return w.o+n <= len(g.marked)
 }
 
 // toBytes goes on with bytes behind the symbols in marked, the last of which are markers no more or
@@ -217,10 +197,6 @@ func (w *guesser) toBytes(g *guess) {
 		return
 	}
 	g.marked = g.marked[:w.o]
-	if cap(g.plain) < windowSize {
-		g.plain = make([]byte, 0, windowSize+4*sliceOut)
-	}
-	g.plain = g.plain[:windowSize]
 	for i, v := range g.marked[w.o-windowSize:] {
 		g.plain[i] = byte(v)
 	}

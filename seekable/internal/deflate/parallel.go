@@ -14,7 +14,7 @@ import (
 type tuning struct {
 	procs   int   // guesses at once, with what the walker itself decodes; below 2: none
 	segment int   // bytes of input of a guess
-	most    int   // bytes of output of a guess
+	most    int   // bytes of output of a guess, of which a quarter may hold markers
 	warm    int64 // bytes of input after which guessing begins
 	least   int   // bytes of a span: in shorter ones, too much is decoded twice
 }
@@ -43,7 +43,7 @@ func Memory() int64 {
 	if t.procs < 2 {
 		return 1 << 20
 	}
-	perGuess := t.most + windowSize + 2*(min(maxMarked, t.most/4)+windowSize) + 1<<20
+	perGuess := t.most + windowSize + 2*(t.most/4+windowSize) + 4<<20 // places, members' ends, tables, input
 	return int64(t.procs*perGuess + (t.ahead()+3)*t.segment + 1<<20)
 }
 
@@ -118,27 +118,39 @@ func (p *parallel) launch() {
 		if seg == nil || next == nil && !f.ended {
 			return
 		}
-		g, w := new(guess), new(guesser)
-		if n := len(p.spare); n > 0 {
-			g, p.spare = p.spare[n-1], p.spare[:n-1]
-		}
-		if n := len(p.guessers); n > 0 {
-			w, p.guessers = p.guessers[n-1], p.guessers[:n-1]
-		}
-		g.done = make(chan struct{})
-		w.most, w.halted = p.most, &p.halted
-		p.guesses[p.next] = g
-		off := f.base + int64(p.next)*int64(f.size)
-		p.wg.Add(1)
-		go func() {
-			defer p.wg.Done()
-			w.find(g, p.format, off, seg, next)
-			f.mu.Lock()
-			p.guessers = append(p.guessers, w)
-			f.mu.Unlock()
-			close(g.done)
-		}()
+		p.start(seg, next)
 	}
+}
+
+// start starts the guess of the next segment. f.mu is held.
+func (p *parallel) start(seg, next *segment) {
+	f, g, w := p.f, new(guess), new(guesser)
+	if n := len(p.spare); n > 0 {
+		g, p.spare = p.spare[n-1], p.spare[:n-1]
+	}
+	if n := len(p.guessers); n > 0 {
+		w, p.guessers = p.guessers[n-1], p.guessers[:n-1]
+	}
+	g.done = make(chan struct{})
+	w.most, w.halted = p.most, &p.halted
+	p.guesses[p.next] = g
+	off := f.base + int64(p.next)*int64(f.size)
+	seg.users++
+	var after []byte
+	if next != nil {
+		next.users++
+		after = next.p
+	}
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		w.find(g, p.format, off, seg.p, after)
+		f.mu.Lock()
+		p.guessers = append(p.guessers, w)
+		f.release(seg, next)
+		f.mu.Unlock()
+		close(g.done)
+	}()
 }
 
 // guess returns the guess at the next segment, nil if the walker is to decode it.
