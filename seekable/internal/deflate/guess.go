@@ -64,27 +64,6 @@ type guesser struct {
 	halted *atomic.Bool
 }
 
-// find makes g of segment seg at a place of the stream, which next follows.
-func (w *guesser) find(g *guess, format Format, off int64, seg, next []byte) {
-	g.start = -1
-	// What false starts cost, in bits: as much as decoding the segment twice, at the most.
-	effort, most := 0, 2*len(seg)*8
-	for at := 0; effort < most && !w.halted.Load(); at++ {
-		if at = findBlock(seg, at, len(seg)*8); at < 0 {
-			return
-		}
-		w.begin(g, format, off+int64(at>>3), uint(at&7))
-		w.d.r = io.MultiReader(bytes.NewReader(seg[at>>3:]), bytes.NewReader(next))
-		w.decode(g, (off+int64(len(seg)))*8)
-		// Bits that are no block decode to little before an error.
-		if len(g.places) > 1 || g.end.out > placeGap || g.end.bit >= (off+int64(len(seg)))*8 {
-			g.start = off*8 + int64(at)
-			return
-		}
-		effort += headerEffort + int(w.d.bitsUsed()-off*8) - at
-	}
-}
-
 // begin makes w ready to decode from a bit of the stream.
 func (w *guesser) begin(g *guess, format Format, base int64, skip uint) {
 	d := &w.d

@@ -192,6 +192,27 @@ func TestGuessesAreBounded(t *testing.T) {
 	}
 }
 
+// At the end of a bare stream the rest of the input is the caller's.
+func TestNobodyReadsBehindTheEnd(t *testing.T) {
+	plain := corpus(t)["program"][:200_000]
+	raw := codectest.Pipe(t, plain, "gzip", "-nc")[10:]
+	r := bytes.NewReader(append(raw, make([]byte, 1<<20)...))
+	w, err := newWalker(r, Raw, codec.Point{}, nil, eager(10_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	out := make([]byte, len(plain)+1)
+	if n, _, err := w.Next(out, 0); err != io.EOF || !bytes.Equal(out[:n], plain) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	rest := r.Len()
+	runtime.Gosched()
+	if n, err := io.Copy(io.Discard, r); err != nil || int(n) != rest {
+		t.Fatalf("%d bytes, %v; there were %d", n, err, rest)
+	}
+}
+
 // stuck yields some bytes and then waits until it is released, and fails.
 type stuck struct {
 	r       io.Reader

@@ -29,6 +29,8 @@ type walker struct {
 	err  error       // every error stays
 }
 
+var _ codec.Walker = (*walker)(nil)
+
 // NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point
 // other than a start, window is the output before it: the last 32 KiB, or all there was of the
 // member.
@@ -66,7 +68,9 @@ func (w *walker) Next(buf []byte, at int) (int, codec.Point, error) {
 		w.err = err
 		return 0, pt, err
 	}
-	w.err = err
+	if w.err = err; err != nil && w.ahead != nil {
+		w.ahead.close() // nobody reads the input any more: it is the caller's
+	}
 	if bits := w.d.bitsUsed(); bits > w.bits {
 		pt.InEnd = (bits + 7) / 8
 		w.bits = bits
