@@ -132,7 +132,7 @@ func (f *feed) release(segs ...*segment) {
 		if s == nil {
 			continue
 		}
-		if s.users--; s.users == 0 && len(s.p) == f.size && len(f.free) < f.ahead {
+		if s.users--; s.users == 0 && len(s.p) == f.size && len(f.free)+len(f.segs) < f.ahead+2 {
 			f.free = append(f.free, s.p)
 		}
 	}

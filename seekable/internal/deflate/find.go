@@ -81,9 +81,8 @@ func completeLengths(in []byte, at int) bool {
 // find makes g of segment seg at a place of the stream, which next follows.
 func (w *guesser) find(g *guess, format Format, off int64, seg, next []byte) {
 	g.start = -1
-	// What false starts cost, in bits: as much as decoding the segment twice, at the most.
-	effort, most := 0, 2*len(seg)*8
-	for at := 0; effort < most && !w.halted.Load(); at++ {
+	effort := 0
+	for at := 0; effort < maxEffort && !w.halted.Load(); at++ {
 		if at = findBlock(seg, at, len(seg)*8); at < 0 {
 			return
 		}

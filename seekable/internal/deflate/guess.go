@@ -13,8 +13,13 @@ const (
 	// placeGap is the least distance of two noted places, in bytes of input or output: so many are
 	// decoded once more at the most to reach a place between them, and a slice.
 	placeGap = 32 << 10
+	// maxEnds bounds the members of a guess: those of zero bytes are many.
+	maxEnds = 16 << 10
+
 	// headerEffort is what a false start costs at the least, in bits that are decoded in this time.
-	headerEffort = 512
+	headerEffort = 4096
+	// maxEffort is what the false starts of a guess may cost, in bits: decoding the segment twice.
+	maxEffort = 2 * segmentSize * 8
 
 	// marker is the first symbol that stands for a byte of the window before the guess, the oldest of
 	// them; those below are bytes.
@@ -265,6 +270,9 @@ func (w *guesser) trailer(g *guess) error {
 	}
 	if len(d.in)-d.pos < 8 {
 		return io.ErrUnexpectedEOF
+	}
+	if len(g.ends) == maxEnds {
+		return io.ErrShortBuffer
 	}
 	p := d.in[d.pos:]
 	g.ends = append(g.ends, memberEnd{d.bitsUsed(), w.out(g), binary.LittleEndian.Uint32(p), binary.LittleEndian.Uint32(p[4:])})

@@ -21,28 +21,39 @@ const (
 	segmentSize = 1 << 20
 	mostGuessed = 16 << 20
 	mostProcs   = 8
-	mostMemory  = 96 << 20 // bytes, of all guesses
+	mostMemory  = 112 << 20
+
+	// besides is what a guess takes beside its output, in bytes: 2 segments of input, a decoder,
+	// places and members' ends.
+	besides = 6 << 20
+	// leastGuessed is how many bytes of output a guess holds at the least, to be of use.
+	leastGuessed = 2 << 20
 )
 
-// tuned returns the tuning for this machine.
-func tuned() tuning {
-	n := min(runtime.GOMAXPROCS(0), mostProcs)
-	return tuning{
-		procs: n, segment: segmentSize, most: min(mostGuessed, mostMemory/(2*n)),
+// tuned returns the tuning for this machine and so many bytes of memory.
+func tuned(memory int64) tuning {
+	memory = min(memory, mostMemory)
+	n := min(int64(runtime.GOMAXPROCS(0)), mostProcs, memory/(besides+leastGuessed*3/2))
+	t := tuning{
+		procs: int(n), segment: segmentSize,
 		warm:  4 << 20, // who reads only the beginning has not fetched much more
 		least: 512 << 10,
 	}
+	if n >= 2 {
+		t.most = int(min(mostGuessed, (memory/n-besides)*2/3))
+	}
+	return t
 }
 
 // Memory returns how many bytes a walker takes at the most beside its window and the caller's
-// buffer.
-func Memory() int64 {
-	t := tuned()
+// buffer, if it may take a number of bytes.
+func Memory(memory int64) int64 {
+	const alone = 1 << 20
+	t := tuned(memory)
 	if t.procs < 2 {
-		return 1 << 20
+		return alone
 	}
-	perGuess := t.most + windowSize + 2*(t.most/4+windowSize) + 4<<20 // places, members' ends, tables, input
-	return int64(t.procs*perGuess + (t.ahead()+3)*t.segment + 1<<20)
+	return alone + int64(t.procs)*(besides+int64(t.most)*3/2)
 }
 
 // ahead is how many segments are loaded beyond the walker's: the ones being guessed, those between,

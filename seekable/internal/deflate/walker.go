@@ -33,9 +33,9 @@ var _ codec.Walker = (*walker)(nil)
 
 // NewWalker returns a Walker over the compressed bytes that r yields from at.In on. With a Point
 // other than a start, window is the output before it: the last 32 KiB, or all there was of the
-// member.
-func NewWalker(r io.Reader, format Format, at codec.Point, window []byte) (codec.Walker, error) {
-	return newWalker(r, format, at, window, tuned())
+// member. It takes as many bytes as Memory says; with few it guesses nothing.
+func NewWalker(r io.Reader, format Format, at codec.Point, window []byte, memory int64) (codec.Walker, error) {
+	return newWalker(r, format, at, window, tuned(memory))
 }
 
 func newWalker(r io.Reader, format Format, at codec.Point, window []byte, t tuning) (codec.Walker, error) {
