@@ -47,10 +47,11 @@ type decoder struct {
 	ownDist   *distTable
 	header    []byte // of the dynamic block
 
-	marks *codec.Marks // which bytes before the span are referred to; nil: nobody asks
-	stop  int64        // where runFrom stops at a block, in bits; 0: nowhere
-	span  bool         // in is the whole input of a span
-	drain bool         // go on after buf is full, as long as there is input, to check the rest of the span's
+	marks    *codec.Marks // which bytes before the span are referred to; nil: nobody asks
+	stop     int64        // where runFrom stops at a block, in bits; 0: nowhere
+	unsummed int          // bytes of a span's output that are not in crc yet
+	span     bool         // in is the whole input of a span
+	drain    bool         // go on after buf is full, as long as there is input, to check the rest of the span's
 }
 
 // run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error,
@@ -84,6 +85,7 @@ func (d *decoder) runFrom(buf []byte, start, o int) (int, error) {
 			}
 			d.sum(buf[from:o])
 		case inTrailer:
+			d.sumNow(buf[:o])
 			err = d.trailer()
 		case inPadding:
 			err = d.padding()
@@ -96,11 +98,22 @@ func (d *decoder) runFrom(buf []byte, start, o int) (int, error) {
 	}
 }
 
-// sum counts output of the member, and sums it up.
+// sum counts output of the member, and sums it up. Most spans end before the member does: they are
+// summed up only at a trailer.
 func (d *decoder) sum(p []byte) {
 	d.member += uint64(len(p))
-	if d.format == Gzip {
+	if d.span {
+		d.unsummed += len(p)
+	} else if d.format == Gzip {
 		d.crc = crc32.Update(d.crc, crc32.IEEETable, p)
+	}
+}
+
+// sumNow sums up what sum has left out, at the end of out.
+func (d *decoder) sumNow(out []byte) {
+	if d.unsummed > 0 {
+		d.crc = crc32.Update(d.crc, crc32.IEEETable, out[len(out)-d.unsummed:])
+		d.unsummed = 0
 	}
 }
 
