@@ -59,7 +59,7 @@ cross: go
 
 # Nothing is concurrent in these packages, or it is in a program that they start: the race detector would find nothing, in ten times the time.
 SERIAL := ./integration ./integration/image ./integration/slowest ./integration/bench ./integration/demo \
-	./seekable/internal/xz ./seekable/internal/deflate ./seekable/internal/lz4 ./seekable/internal/codec ./seekable/internal/codectest
+	./seekable/internal/xz ./seekable/internal/lz4 ./seekable/internal/codec ./seekable/internal/codectest
 
 # In these packages some things are concurrent. They are tested without the race detector, and with it but for the tests that only sweep.
 MIXED := ./seekable/... ./disk/...
@@ -123,7 +123,7 @@ deps: packages go fuse
 # Debian 12 and 13. gcc is for the race detector; the rest are the tools that make, publish, check and boot test images.
 PACKAGES := git ca-certificates curl gcc libc6-dev \
 	qemu-utils qemu-system-x86 docker-registry skopeo fuse3 attr apache2-utils \
-	zstd xz-utils pixz lbzip2 bzip2 lz4 pigz tabix zip cpio jq hyperfine \
+	zstd xz-utils pixz lbzip2 bzip2 lz4 pigz isal tabix zip cpio jq hyperfine \
 	e2fsprogs dosfstools mtools fdisk gdisk syslinux syslinux-common mmdebstrap
 
 # docker-registry starts a service on installation, which nobody asked for: a registry that was not there before is stopped.

@@ -12,6 +12,7 @@ import (
 	"github.com/machinefs/machinefs/seekable/internal/ledger"
 	"github.com/machinefs/machinefs/seekable/internal/lz4"
 	"github.com/machinefs/machinefs/seekable/internal/spans"
+	"github.com/machinefs/machinefs/seekable/internal/walk"
 	"github.com/machinefs/machinefs/seekable/internal/xz"
 	"github.com/machinefs/machinefs/seekable/internal/zstd"
 )
@@ -176,23 +177,29 @@ func presumedSize(ctx context.Context, b Blob, span int64) (int64, error) {
 	return info.ContentSize, nil
 }
 
-// gzip, and the deflate in a zip: one part, to be walked.
-func deflateDecoder(f deflate.Format) codec.Decoder {
+// gzip, and the deflate in a zip: one part, to be walked. A walk may take a quarter of the memory.
+func deflateDecoder(f deflate.Format, opt Options) codec.Decoder {
+	memory := int64(walk.DefaultTotal)
+	if opt.Memory != nil {
+		memory = opt.MemoryTotal
+	}
+	memory /= 4
 	return codec.Decoder{
 		NewWalker: func(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
-			return deflate.NewWalker(r, f, at, window)
+			return deflate.NewWalker(r, f, at, window, memory)
 		},
 		Decode: func(dst, src []byte, at codec.Point, window []byte) error {
 			return deflate.Decode(dst, src, f, at, window)
 		},
-		Memory: 1 << 20,
+		Memory: deflate.Memory(memory),
 	}
 }
 
-func gzipDecoder(spans.Part) codec.Decoder { return deflateDecoder(deflate.Gzip) }
+// gzipDecoder is for an index, with which little is walked.
+func gzipDecoder(spans.Part) codec.Decoder { return deflateDecoder(deflate.Gzip, Options{}) }
 
 func openGzip(_ context.Context, b Blob, opt Options) (*Layer, error) {
-	return wholeLayer("gzip", 3, b, gzipDecoder(spans.Part{}), opt), nil
+	return wholeLayer("gzip", 3, b, deflateDecoder(deflate.Gzip, opt), opt), nil
 }
 
 // bzip2: one part, of blocks that are independent but can be anywhere.

@@ -57,7 +57,7 @@ func openZipMember(b Blob, f *zip.File, opt Options) (*Layer, error) {
 	case f.Method == zip.Store && in == out:
 		return &Layer{Format: "zip", Member: name, Blob: body}, nil
 	case f.Method == zip.Deflate:
-		p := spans.Part{InLen: int64(in), OutLen: int64(out), Decoder: memberDecoder(f.CRC32, int64(out))}
+		p := spans.Part{InLen: int64(in), OutLen: int64(out), Decoder: memberDecoder(f.CRC32, int64(out), opt)}
 		l := streamLayer("zip", 0, body, []spans.Part{p}, opt)
 		l.Member = name
 		return l, nil
@@ -69,8 +69,8 @@ func openZipMember(b Blob, f *zip.File, opt Options) (*Layer, error) {
 // memberDecoder decodes a member of size bytes. The CRC-32 in the central directory is checked
 // where the whole member passes, in one walk or several; spans that decode alone have their SHA-256
 // from there.
-func memberDecoder(want uint32, size int64) codec.Decoder {
-	d := deflateDecoder(deflate.Raw)
+func memberDecoder(want uint32, size int64, opt Options) codec.Decoder {
+	d := deflateDecoder(deflate.Raw, opt)
 	walk, decode := d.NewWalker, d.Decode
 	d.Decode = func(dst, src []byte, at codec.Point, window []byte) error {
 		if err := decode(dst, src, at, window); err != nil || int64(len(dst)) != size {

@@ -15,7 +15,7 @@ import (
 func Pipe(tb testing.TB, in []byte, name string, args ...string) []byte {
 	tb.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		pkg := map[string]string{"bgzip": "tabix", "xz": "xz-utils", "pzstd": "zstd"}[name]
+		pkg := map[string]string{"bgzip": "tabix", "igzip": "isal", "xz": "xz-utils", "pzstd": "zstd"}[name]
 		if pkg == "" {
 			pkg = name
 		}

@@ -11,6 +11,7 @@ func (d *decoder) block() error {
 	if err := d.want(maxHeader + 8); err != nil {
 		return err
 	}
+	d.blockAt = d.bitsUsed()
 	h, err := d.take(3)
 	if err != nil {
 		return err

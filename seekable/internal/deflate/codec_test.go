@@ -14,7 +14,7 @@ var gzipped, bare = of(Gzip), of(Raw)
 func of(format Format) codectest.Codec {
 	return codectest.Codec{
 		NewWalker: func(r io.Reader, at codec.Point, window []byte) (codec.Walker, error) {
-			return NewWalker(r, format, at, window)
+			return NewWalker(r, format, at, window, 1<<30)
 		},
 		Decode: func(dst, src []byte, at codec.Point, window []byte) error {
 			return Decode(dst, src, format, at, window)

@@ -12,6 +12,23 @@
 // symbol, the gzip trailer and the next member's header belong to the span that comes after them;
 // at the end of the stream that span may be empty.
 //
+// # Guesses
+//
+// With more than one CPU, a walk that goes on for a while is helped by guesses. The input ahead is
+// cut into segments. In most of them a goroutine looks for bits that read as the header of a
+// dynamic block, and decodes from there, without the window: a match into it yields markers, each
+// of which stands for one byte of the window. Where no marker is left in the last 32 KiB, plain
+// decoding goes on. A guess ends at the first dynamic block behind its segment, where the next one
+// should begin, or early: at an error, at the end of its buffers, at bytes that are no member.
+//
+// Only the walker knows what is true. It decodes the other segments itself, and takes over a guess
+// when it comes to a block at the very bit where the guess begins; else the guess is dropped, and has
+// cost only time. What the walker tells of a span does not come from guesses: it decodes the first
+// 32 KiB of a span itself, because no match behind them reaches back before the span, and the last
+// bytes, from a place that the guess has noted, to have the State behind them. Errors are the
+// walker's own, too: a guess ends before what it cannot read, and the walker reads on. Checksums and
+// lengths of members in a guess are compared when it is taken over.
+//
 // # State, version 1
 //
 // A Point's State is nil at the start of a stream or of a gzip member. Otherwise it is, in this
@@ -49,9 +66,12 @@
 //
 // # Dangers
 //
-// A span out of the middle of a member has no check of its own. The fast paths write up to 7 bytes
+// A span out of the middle of a member has no check of its own. The fast paths write up to 15 bytes
 // too many within the buffer they are given, so bytes behind the output are undefined until the
 // span is full.
+//
+// A walker reads its input ahead of what it needs, in a goroutine that may be waiting in a Read when
+// Close is called: Close waits for it.
 package deflate
 
 import (

@@ -73,9 +73,11 @@ func (d *decoder) fastSymbols(buf []byte, o, low, start int) (int, error) {
 		b >>= e & 63
 		nb -= uint(e & 63)
 
-		b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
-		pos += int((63 - nb) >> 3)
-		nb |= 56
+		if nb < 28 { // a distance has no more
+			b |= binary.LittleEndian.Uint64(in[pos:]) << (nb & 63)
+			pos += int((63 - nb) >> 3)
+			nb |= 56
+		}
 
 		e = dist[b&(1<<distBits-1)]
 		if e&isSpecial != 0 {
@@ -143,7 +145,7 @@ var near = [8]struct {
 }
 
 // copyNear writes a match whose distance is below 16, so that it may overlap itself. It writes up
-// to 7 bytes too many.
+// to 15 bytes too many.
 func copyNear(buf []byte, o, back, n int) {
 	end := o + n
 	if back >= 8 {
@@ -153,7 +155,16 @@ func copyNear(buf []byte, o, back, n int) {
 		return
 	}
 	v := binary.LittleEndian.Uint64(buf[o-back:]) & (1<<(8*back) - 1) * near[back&7].factor
-	for ; o < end; o += near[back&7].step {
+	step := near[back&7].step
+	if step == 8 { // as in long runs of zeros
+		for ; o < end; o += 16 {
+			q := buf[o : o+16 : o+16]
+			binary.LittleEndian.PutUint64(q, v)
+			binary.LittleEndian.PutUint64(q[8:], v)
+		}
+		return
+	}
+	for ; o < end; o += step {
 		binary.LittleEndian.PutUint64(buf[o:], v)
 	}
 }

@@ -131,13 +131,21 @@ func (d *decoder) trailer() error {
 			return err
 		}
 	}
-	if crc := v[0] | v[1]<<16; crc != d.crc {
-		return d.checksumError("CRC-32", off, fmt.Sprintf("%08x", d.crc), fmt.Sprintf("%08x", crc))
-	}
-	if size := v[2] | v[3]<<16; size != uint32(d.member) {
-		return d.checksumError("size modulo 4 GiB", off, fmt.Sprint(uint32(d.member)), fmt.Sprint(size))
+	if err := d.compare(off, v[0]|v[1]<<16, v[2]|v[3]<<16); err != nil {
+		return err
 	}
 	d.phase = inPadding
+	return nil
+}
+
+// compare compares the member's checksum and length with those in the trailer at off.
+func (d *decoder) compare(off int64, crc, size uint32) error {
+	if crc != d.crc {
+		return d.checksumError("CRC-32", off, fmt.Sprintf("%08x", d.crc), fmt.Sprintf("%08x", crc))
+	}
+	if size != uint32(d.member) {
+		return d.checksumError("size modulo 4 GiB", off, fmt.Sprint(uint32(d.member)), fmt.Sprint(size))
+	}
 	return nil
 }
 

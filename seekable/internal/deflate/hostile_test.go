@@ -80,7 +80,7 @@ func TestWalkerKeepsItsError(t *testing.T) {
 func TestWalkerWantsTheWindow(t *testing.T) {
 	gz := seeds(t)["text-6.gz"]
 	at := gzipped.WantsTheWindow(t, gz)
-	if _, err := NewWalker(bytes.NewReader(gz[at.In:]), Raw, at, make([]byte, 1000)); !codectest.Known(err) {
+	if _, err := NewWalker(bytes.NewReader(gz[at.In:]), Raw, at, make([]byte, 1000), 0); !codectest.Known(err) {
 		t.Fatalf("NewWalker with another format: %v", err)
 	}
 }

@@ -32,11 +32,12 @@ type decoder struct {
 
 	format    Format
 	phase     phase
-	final     bool // of the block
-	fixed     bool // the block's codes are the fixed ones
-	trailing  bool // at least one member has been read
-	left      int  // bytes left of a stored block
-	matchLen  int  // bytes left of a match
+	blockAt   int64 // where the block's header is, in bits; of no meaning for a block that a Point is in
+	final     bool  // of the block
+	fixed     bool  // the block's codes are the fixed ones
+	trailing  bool  // at least one member has been read
+	left      int   // bytes left of a stored block
+	matchLen  int   // bytes left of a match
 	matchDist int
 	member    uint64 // bytes of output in the member so far, or in the bare stream
 	crc       uint32 // of these, if the format has it
@@ -46,16 +47,20 @@ type decoder struct {
 	ownDist   *distTable
 	header    []byte // of the dynamic block
 
-	marks *codec.Marks // which bytes before the span are referred to; nil: nobody asks
-	span  bool         // in is the whole input of a span
-	drain bool         // go on after buf is full, as long as there is input, to check the rest of the span's
+	marks    *codec.Marks // which bytes before the span are referred to; nil: nobody asks
+	stop     int64        // where runFrom stops at a block, in bits; 0: nowhere
+	unsummed int          // bytes of a span's output that are not in crc yet
+	span     bool         // in is the whole input of a span
+	drain    bool         // go on after buf is full, as long as there is input, to check the rest of the span's
 }
 
 // run decodes into buf[o:] and returns where it stopped: at len(buf), or earlier with an error,
 // io.EOF at the end of the stream. buf[:o] is output from before. On return the bytes behind the
 // returned place, up to len(buf), are undefined.
-func (d *decoder) run(buf []byte, o int) (int, error) {
-	start := o
+func (d *decoder) run(buf []byte, o int) (int, error) { return d.runFrom(buf, o, o) }
+
+// runFrom is run, within a span that begins at start. It stops at a block at stop or behind it, too.
+func (d *decoder) runFrom(buf []byte, start, o int) (int, error) {
 	for {
 		if o == len(buf) && !(d.drain && d.used() < len(d.in)) &&
 			(d.phase == inStored || d.phase == inHuffman || !d.drain) {
@@ -66,6 +71,9 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 		case inMember:
 			err = d.memberHeader()
 		case inBlock:
+			if d.stop > 0 && d.bitsUsed() >= d.stop {
+				return o, nil
+			}
 			err = d.block()
 		case inStored, inHuffman:
 			low := o - int(min(d.member, uint64(o)))
@@ -75,11 +83,9 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 			} else {
 				o, err = d.symbols(buf, o, low, max(low, start))
 			}
-			d.member += uint64(o - from)
-			if d.format == Gzip {
-				d.crc = crc32.Update(d.crc, crc32.IEEETable, buf[from:o])
-			}
+			d.sum(buf[from:o])
 		case inTrailer:
+			d.sumNow(buf[:o])
 			err = d.trailer()
 		case inPadding:
 			err = d.padding()
@@ -89,6 +95,25 @@ func (d *decoder) run(buf []byte, o int) (int, error) {
 		if err != nil {
 			return o, err
 		}
+	}
+}
+
+// sum counts output of the member, and sums it up. Most spans end before the member does: they are
+// summed up only at a trailer.
+func (d *decoder) sum(p []byte) {
+	d.member += uint64(len(p))
+	if d.span {
+		d.unsummed += len(p)
+	} else if d.format == Gzip {
+		d.crc = crc32.Update(d.crc, crc32.IEEETable, p)
+	}
+}
+
+// sumNow sums up what sum has left out, at the end of out.
+func (d *decoder) sumNow(out []byte) {
+	if d.unsummed > 0 {
+		d.crc = crc32.Update(d.crc, crc32.IEEETable, out[len(out)-d.unsummed:])
+		d.unsummed = 0
 	}
 }
 

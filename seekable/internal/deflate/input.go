@@ -11,6 +11,9 @@ import (
 // The input of a decoder is in[pos:], with the low nb bits of b before it. Outside of fastSymbols,
 // the bits of b above nb are zero.
 
+// maxEmpty is how often a reader may yield nothing.
+const maxEmpty = 100
+
 // used returns how many bytes of in have been used, a byte of which some bits are used among them.
 func (d *decoder) used() int { return d.pos - int(d.nb>>3) }
 
@@ -44,7 +47,7 @@ func (d *decoder) want(n int) error {
 			case k > 0:
 				empty = 0
 			default:
-				if empty++; empty == 100 {
+				if empty++; empty == maxEmpty {
 					return fmt.Errorf("read %v stream at byte %d: %w",
 						d.format, d.base+int64(len(d.in)), io.ErrNoProgress)
 				}

@@ -100,18 +100,30 @@ func (w *Walk) pieces(ctx context.Context, target, end int64, era int, keep Keep
 
 // makeRoom makes room for the next piece.
 func (w *Walk) makeRoom(ctx context.Context, l *learner, pos, end int64, keeping, learning *lane) error {
-	n, more := w.length(pos), min(max(w.Memory.total/16, w.Grid), 3*w.Grid)
+	n, more := w.length(pos), min(max(w.Memory.total/32, w.Grid), 3*w.Grid)
 	if end >= 0 {
 		n, more = min(n, end-pos), min(more, end-pos)
 	}
 	if len(w.buf)-w.at > int(n) { // one byte more, to see the end
 		return nil
 	}
-	if err := errors.Join(keeping.wait(), learning.wait()); err != nil { // they read the bytes that are about to move
+	size := int(max(n, more)) + 1
+	if w.Compact { // the learner needs the last pieces together
+		if err := errors.Join(keeping.wait(), learning.wait()); err != nil { // they read the bytes that are about to move
+			return err
+		}
+		moved, err := w.room(ctx, w.buf, l.pending(), size)
+		l.moved(moved, w.buf)
 		return err
 	}
-	moved, err := w.room(ctx, l.pending(), int(max(n, more))+1)
-	l.moved(moved, w.buf)
+	if w.turned != nil {
+		<-w.turned
+	}
+	turned := make(chan struct{})
+	keeping.after(func() { learning.after(func() { close(turned) }) })
+	old := w.buf
+	_, err := w.room(ctx, w.spare, 0, size)
+	w.spare, w.turned = old, turned
 	return err
 }
 

@@ -3,31 +3,43 @@ package walk
 // A lane does one thing after the other in a goroutine of its own. After an error it does nothing
 // more.
 type lane struct {
-	jobs chan func() error
+	jobs chan job
 	idle chan error // answers wait: the first error so far
 }
 
+// A job is one of do, always, which is called after an error as well, or none, which wait waits for.
+type job struct {
+	do     func() error
+	always func()
+}
+
 func newLane() *lane {
-	l := &lane{jobs: make(chan func() error, 2*spanPieces), idle: make(chan error)}
+	l := &lane{jobs: make(chan job, 2*spanPieces), idle: make(chan error)}
 	go func() {
 		defer close(l.idle)
 		var err error
 		for job := range l.jobs {
-			if job == nil {
+			switch {
+			case job.always != nil:
+				job.always()
+			case job.do == nil:
 				l.idle <- err
-			} else if err == nil {
-				err = job()
+			case err == nil:
+				err = job.do()
 			}
 		}
 	}()
 	return l
 }
 
-func (l *lane) do(job func() error) { l.jobs <- job }
+func (l *lane) do(f func() error) { l.jobs <- job{do: f} }
+
+// after calls f when all jobs before it are done, or were left out.
+func (l *lane) after(f func()) { l.jobs <- job{always: f} }
 
 // wait returns when all jobs are done.
 func (l *lane) wait() error {
-	l.jobs <- nil
+	l.jobs <- job{}
 	return <-l.idle
 }
 

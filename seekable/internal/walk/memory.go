@@ -35,7 +35,8 @@ const (
 // one that waits for memory, each has a level, higher than those of the operations that it may wait
 // for; on each level one operation at a time goes on without the budget. What all take together is
 // therefore at most the total and, for each level in use, one operation: a walk takes its window,
-// three spans and about 60 MiB, decoding a span alone its window and about 80 MiB.
+// three spans and about 60 MiB (of gzip up to 140, where the total is 512 or more), decoding a span
+// alone its window and about 80 MiB.
 type Memory struct {
 	budget Budget
 	total  int64

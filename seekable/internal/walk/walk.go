@@ -30,10 +30,12 @@ type Walk struct {
 	decoder codec.Walker // nil while the walk is not begun, or was dropped
 	in      *chunkReader
 	buf     []byte // output history, then room for pieces
-	at      int    // end of the history in buf
-	pos     int64  // the same in the stream
-	rate    int64  // bytes that were decoded in the last pieceTime
-	fresh   int64  // after an error: up to this compressed byte all is read past anything kept
+	spare   []byte // takes turns with buf; its pieces may be in the lanes yet, until turned is closed
+	turned  chan struct{}
+	at      int   // end of the history in buf
+	pos     int64 // the same in the stream
+	rate    int64 // bytes that were decoded in the last pieceTime
+	fresh   int64 // after an error: up to this compressed byte all is read past anything kept
 	hold    *Hold
 
 	parks int // how often it was parked; guarded by Memory.mu
@@ -103,7 +105,7 @@ func (w *Walk) drop() {
 		w.in.close()
 		w.Memory.freed(w.hold.n)
 	}
-	w.decoder, w.in, w.buf, w.at = nil, nil, nil, 0
+	w.decoder, w.in, w.buf, w.spare, w.turned, w.at = nil, nil, nil, nil, nil, 0
 	w.hold.Release()
 }
 
@@ -162,9 +164,10 @@ func (w *Walk) history(ctx context.Context, f spans.Frontier, era int) ([]byte, 
 	return p, nil
 }
 
-// room makes buf hold the window behind the last back bytes before at, and n bytes or more after
-// at. It returns by how much the bytes in the buffer have moved to its front.
-func (w *Walk) room(ctx context.Context, back, n int) (moved int, err error) {
+// room makes buf the buffer that is given, or a larger one, holding the window behind the last back
+// bytes before at, and n bytes or more after at. It returns by how much the bytes in the buffer have
+// moved to its front.
+func (w *Walk) room(ctx context.Context, buf []byte, back, n int) (moved int, err error) {
 	window := w.decoder.Window()
 	if window > spans.MaxWindow {
 		return 0, w.malformed(0, "window of %d MiB, want at most %d", window>>20, spans.MaxWindow>>20)
@@ -173,7 +176,6 @@ func (w *Walk) room(ctx context.Context, back, n int) (moved int, err error) {
 		window += maxLead // a Point's window ends where decoding starts
 	}
 	keep := min(w.at, window+back)
-	buf := w.buf
 	if cap(buf) < keep+n {
 		size := window + back + n
 		if err := w.hold.Grow(ctx, int64(size-cap(buf))); err != nil {
