@@ -3,9 +3,11 @@
 //
 // Each command has a file. An image is a pinned disk and the stack that reads it (image.go); the
 // stack joins the packages disk, cache, seekable and blobfetch, which do not know each other
-// (stack.go). tree.go is the mount, shown.go a file in it, names.go the names there. What a mount does
-// beside the reads of a file is in prefetch.go; boot.go replays a boot pack, doubt.go compares it
-// with the image. exit.go has the exit codes.
+// (stack.go). tree_linux.go is the mount, shown_linux.go a file in it, names.go the names there.
+// What a mount does beside the reads of a file is in prefetch_linux.go; boot.go replays a boot pack,
+// doubt.go compares it with the image. A copy (copy.go) lies in a folder of its own until it is
+// whole (partial.go); copier.go moves the disk's bytes to where they go (sink.go). exit.go has the
+// exit codes.
 package main
 
 import (
