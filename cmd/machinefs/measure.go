@@ -19,7 +19,9 @@ func (s *stack) measure(ctx context.Context, st *seekable.Stream, f *cache.File)
 	if f.Size() >= 0 {
 		return nil
 	}
-	s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+	if !s.opening.copying { // a copy does that anyhow
+		s.host.log.Info("size is not stated: reading the whole stream once", "image", s.image.Reference)
+	}
 	s.blob.SetPatient() // what was read until an outage is not given up for it
 	if s.opening.measure != nil {
 		s.opening.measure()
