@@ -69,6 +69,9 @@ func materialize(ctx context.Context, f *flags, refs []string, to string, o copy
 	} else if dest, err = findDestination(to, o.format); err != nil {
 		return err
 	}
+	if o.verify && (o.format != formatRaw || dest.kind == toPipe) {
+		return &usageError{fmt.Errorf("--verify: %s is not read back: want a raw copy to a file or a device", to)}
+	}
 	if dest.path == stdoutPath {
 		out = screen
 	}
