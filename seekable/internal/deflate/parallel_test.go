@@ -2,6 +2,7 @@ package deflate
 
 import (
 	"bytes"
+	sflate "compress/flate"
 	sgzip "compress/gzip"
 	"errors"
 	"fmt"
@@ -119,6 +120,36 @@ func TestGuessesOfABareStream(t *testing.T) {
 	plain := corpus(t)["program"]
 	gz := codectest.Pipe(t, plain, "gzip", "-nc")
 	guessing(Raw, 10_000).Prove(t, gz[10:], plain, 50_000)
+}
+
+// Blocks of all kinds, and stored blocks that hold another stream, whose blocks are found first.
+func TestGuessesAmongOtherBlocks(t *testing.T) {
+	plains := corpus(t)
+	program := plains["program"]
+	packed := codectest.Pipe(t, program, "gzip", "-6c")
+	for _, level := range []string{"-1c", "-9c"} {
+		guessing(Gzip, 10_000).Prove(t, codectest.Pipe(t, packed, "gzip", level), packed, 60_000)
+	}
+	guessing(Gzip, 10_000).Prove(t, codectest.Pipe(t, packed, "pigz", "-0c"), packed, 60_000)
+	var plain, raw bytes.Buffer
+	for i, level := range []int{6, 0, 9, sflate.HuffmanOnly, 1, 0, 6, 9, 6} {
+		part := program[i*45_000:][:45_000-i*1000]
+		switch i % 4 {
+		case 1:
+			part = packed[i*5000:][:30_001]
+		case 3:
+			part = part[:30+i] // short enough for a fixed block
+		}
+		plain.Write(part)
+		w, _ := sflate.NewWriter(&raw, level)
+		w.Write(part)
+		w.Flush() // an empty stored block, and no final one
+	}
+	w, _ := sflate.NewWriter(&raw, 6)
+	w.Close()
+	for _, segment := range []int{3_000, 11_000} {
+		guessing(Raw, segment).Prove(t, raw.Bytes(), plain.Bytes(), 50_000)
+	}
 }
 
 func TestGuessesAcrossMembers(t *testing.T) {
