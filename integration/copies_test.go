@@ -170,6 +170,69 @@ func TestKilledCopiesGoOn(t *testing.T) {
 	}
 }
 
+// TestDamagedPartsOfACopy breaks copies off, damages all that they left, and goes on: the disk is
+// right, or the copy begins anew.
+func TestDamagedPartsOfACopy(t *testing.T) {
+	t.Parallel()
+	const size = 12 << 20
+	for _, im := range copiedImages(t, size) {
+		for _, to := range copyTargets(t) {
+			if to.name == "device" {
+				continue
+			}
+			t.Run(im.name+"/"+to.name, func(t *testing.T) {
+				t.Parallel()
+				s, ref := serveRegistry(t, im.blob, 0)
+				s.Limit(0, 16<<20)
+				path, args := to.open(t, size)
+				args = append([]string{"materialize", "--cache", t.TempDir(), "--span", "1MiB", ref, path}, args...)
+				for round := range 2 {
+					hold, reached := s.holds(s.bytes.Load() + im.size/3)
+					s.add(hold)
+					killed := killAt(t, reached, args...)
+					s.heal()
+					if !killed {
+						break
+					}
+					part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
+					if damageTree(t, part, 7+round) == 0 {
+						t.Errorf("nothing is in %s", part)
+					}
+				}
+				must(t, args...)
+				expectDisk(t, path, im.fixture)
+			})
+		}
+	}
+}
+
+// damageTree flips a bit in each data of every file below a folder, and returns how many.
+func damageTree(t testing.TB, dir string, seed int) (flips int) {
+	t.Helper()
+	filepath.Walk(dir, func(path string, fi os.FileInfo, err error) error {
+		if err != nil || !fi.Mode().IsRegular() {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for at := seed * 1001 % max(1, len(b)); at < len(b); at += 3<<20 + seed {
+			if b[at] != 0 {
+				f.WriteAt([]byte{b[at] ^ 0x10}, int64(at))
+				flips++
+			}
+		}
+		return nil
+	})
+	return flips
+}
+
 // TestNothingLiesOnTheDiskTwice watches what a copy takes on the disk, beside FILE and in the cache,
 // while it is made.
 func TestNothingLiesOnTheDiskTwice(t *testing.T) {

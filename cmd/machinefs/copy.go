@@ -25,6 +25,7 @@ type copyJob struct {
 	folder string // where the copy gets the image's own name; empty: to is known
 	names  *claimedNames
 
+	pins    []pin // that may be the disk
 	image   *image
 	stack   *stack
 	partial *partial
@@ -88,14 +89,14 @@ func (j *copyJob) run(ctx context.Context, p *progress) (err error) {
 	if text := j.to.contradiction(); text != "" {
 		j.host.log.Warn(text)
 	}
-	tries := 0
-	err = j.image.use(ctx, func(s *stack) error {
-		if tries++; tries > 1 && j.to.kind == toPipe {
-			return errors.New("bytes that were written already turned out wrong: throw the output away")
+	err = j.copyImage(ctx)
+	if errors.Is(err, cache.ErrFull) && !j.own() && j.to.kind != toPipe {
+		j.host.log.Warn("the cache is full: nothing more is kept there", "image", j.ref)
+		j.image.Close()
+		if j.image, err = j.openOwn(ctx); err == nil {
+			err = j.copyImage(ctx)
 		}
-		j.stack = s
-		return j.copy(ctx, tries > 1)
-	})
+	}
 	if err != nil {
 		return j.explain(fmt.Errorf("copy %s: %w", j.ref, err))
 	}
@@ -105,6 +106,18 @@ func (j *copyJob) run(ctx context.Context, p *progress) (err error) {
 	whole = true
 	j.report.Seconds = time.Since(begun).Seconds()
 	return nil
+}
+
+// copyImage makes the copy, and makes it again if bytes turned out wrong that can be had right.
+func (j *copyJob) copyImage(ctx context.Context) error {
+	tries := 0
+	return j.image.use(ctx, func(s *stack) error {
+		if tries++; tries > 1 && j.to.kind == toPipe {
+			return errors.New("bytes that were written already turned out wrong: throw the output away")
+		}
+		j.stack = s
+		return j.copy(ctx, tries > 1)
+	})
 }
 
 // own reports that the image file lies in the copy's own folder.

@@ -57,6 +57,7 @@ func (j *copyJob) open(ctx context.Context) error {
 	}
 	j.inherited = j.report.Resumed // of a copy from the shared cache, what was written
 	o := opening{copying: true, began: j.opened.Store}
+	j.pins = pins
 	if j.shared != nil && (j.o.keep || hasAny(j.shared, pins)) {
 		if j.image, err = j.host.on(j.shared, nil).openAny(ctx, pins, o); err != nil && !errors.Is(err, cache.ErrFull) {
 			return err
@@ -69,10 +70,15 @@ func (j *copyJob) open(ctx context.Context) error {
 			j.image = nil
 		}
 	}
-	o.passing = true
-	j.inherited = j.report.Resumed || j.shared != nil && hasAny(j.shared, pins)
-	j.image, err = j.host.on(j.partial.cache, j.shared).openAny(ctx, pins, o)
+	j.image, err = j.openOwn(ctx)
 	return err
+}
+
+// openOwn opens the image in the copy's own cache, with what the shared one has of it.
+func (j *copyJob) openOwn(ctx context.Context) (*image, error) {
+	j.inherited = j.report.Resumed || j.shared != nil && hasAny(j.shared, j.pins)
+	o := opening{copying: true, passing: true, began: j.opened.Store}
+	return j.host.on(j.partial.cache, j.shared).openAny(ctx, j.pins, o)
 }
 
 // useShared reports whether the image that was opened in the shared cache is copied from there.

@@ -21,6 +21,9 @@ const journalFile = "journal" // of a qcow2 image, in the folder of the copy
 
 // openQcow2 begins the image, or goes on with it. again begins a new one in its place.
 func (j *copyJob) openQcow2(ctx context.Context, again bool) (sink, error) {
+	if j.journal != nil {
+		j.journal.Close()
+	}
 	journal, err := os.OpenFile(j.partial.path(journalFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err == nil && again {
 		err = journal.Truncate(0)
