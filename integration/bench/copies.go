@@ -11,11 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
-
-	"github.com/machinefs/machinefs/integration/image"
 )
 
 // A contender makes the full raw file out, once.
@@ -38,32 +35,29 @@ func (b *bench) copies(ctx context.Context) error {
 			return b.program(ctx, "materialize", "--keep", "--cache", filepath.Join(b.work, "cache"), b.url(v), out)
 		}}
 		bare := &contender{name: "materialize, keeping nothing", cmd: func(out string) *exec.Cmd {
-			return b.program(ctx, "materialize", b.url(v), out)
+			return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "none"), b.url(v), out)
 		}}
 		pipe := &contender{name: "curl | " + v.decode, cmd: func(out string) *exec.Cmd {
 			return shell(ctx, `set -o pipefail; curl -sSf "$1" | `+v.decode+` >"$2"`, b.url(v), out)
 		}}
-		all := []*contender{ours, bare, pipe}
-		local := &contender{name: "xz -dc -T0 of a local file", cmd: func(out string) *exec.Cmd {
-			return shell(ctx, `xz -dc -T0 "$1" >"$2"`, v.file, out)
-		}}
-		xz := v.kind == image.XZBlocks
-		if xz {
-			all = append(all, local)
-		}
-		if err := b.race(all); err != nil {
+		if err := b.race([]*contender{ours, bare, pipe}); err != nil {
 			return err
 		}
-		wanted := "<= 0.65"
-		if v.entry != "" || strings.Contains(v.name, "without sizes") { // walked, until there is an index
-			wanted = ""
-		}
 		memory := func(c *contender) string { return fmt.Sprintf("max RSS %d MiB", c.rss>>20) }
-		b.compare("materialize, "+v.name+": "+pipe.name, ours.median(), pipe.median(), wanted, memory(ours), "")
-		b.compare("materialize, "+v.name+": "+pipe.name, bare.median(), pipe.median(), wanted, memory(bare), "")
-		if xz {
-			b.compare("materialize, "+v.name+": "+local.name, ours.median(), local.median(), "<= 1.15", memory(ours), "")
-			b.compare("materialize, "+v.name+": "+local.name, bare.median(), local.median(), "<= 1.15", memory(bare), "")
+		for _, c := range []*contender{ours, bare} {
+			b.compare(c.name+", "+v.name+": "+pipe.name, c.median(), pipe.median(), "<= 1", memory(c), "")
+		}
+		for _, r := range v.locals {
+			file := &contender{name: "materialize of a local file", cmd: func(out string) *exec.Cmd {
+				return b.program(ctx, "materialize", "--cache", filepath.Join(b.work, "none"), v.file, out)
+			}}
+			tool := &contender{name: r.tool, cmd: func(out string) *exec.Cmd {
+				return shell(ctx, r.tool+` "$1" >"$2"`, v.file, out)
+			}}
+			if err := b.race([]*contender{file, tool}); err != nil {
+				return err
+			}
+			b.compare(file.name+", "+v.name+": "+tool.name, file.median(), tool.median(), r.wanted, memory(file), "")
 		}
 	}
 	return nil
