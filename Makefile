@@ -95,7 +95,7 @@ integration: deps build raced
 
 soak: deps build raced
 	$(PROGRAMS) MACHINEFS_SEED=$(SEED) MACHINEFS_ROUNDS=$(ROUNDS) CGO_ENABLED=0 go test -trimpath -tags soak -timeout 12h -v \
-		-run '^(TestSoak|TestMatrix|TestTroubles|TestVMThroughOutages|TestLongRun|TestAWrongIndexDoesNoHarm|TestNoByteIsFetchedTwice|TestDiskUseIsBoundedWhileItGrows|TestAKilledCopyOfOneSpanGainsSomething)' ./integration
+		-run '^(TestSoak|TestMatrix|TestTroubles|TestVMThroughOutages|TestLongRun|TestAWrongIndexDoesNoHarm|TestNoByteIsFetchedTwice|TestDiskUseIsBoundedWhileItGrows|TestAKilledCopyOfOneSpanGainsSomething|TestKilledCopiesGoOn|TestACopyToAFullDisk|TestDamagedPartsOfACopy)' ./integration
 
 demo: deps build
 	go run ./integration/demo
