@@ -76,6 +76,9 @@ func NewQcow2Writer(ctx context.Context, f, journal Storage, size int64, o Qcow2
 		}
 		w.encoder = e
 	}
+	if _, err := f.WriteAt(zeroCluster[:], 0); err != nil { // an old header would not be this image's
+		return nil, err
+	}
 	w.journal = qcow2Journal{f: journal}
 	return w, w.resume(ctx)
 }
@@ -118,7 +121,7 @@ func (w *Qcow2Writer) Done(off int64) error {
 func (w *Qcow2Writer) store(p []byte, off int64) error {
 	for len(p) > 0 {
 		n := 0
-		for n < len(p) && !allZero(p[n:n+outCluster]) {
+		for n < min(len(p), maxStored) && !allZero(p[n:n+outCluster]) {
 			n += outCluster
 		}
 		if n > 0 {
