@@ -160,7 +160,7 @@ func TestKilledCopiesGoOn(t *testing.T) {
 				must(t, args...)
 				expectDisk(t, path, im.fixture)
 				// What each kill may cost: a span, and the ranges under way.
-				const lost = span + 2<<20
+				const lost = span + 4<<20
 				t.Logf("%d bytes fetched, blob %d", s.bytes.Load(), im.size)
 				if got, most := s.bytes.Load(), im.size+im.size/50+kill*lost; got > most {
 					t.Errorf("%d bytes were fetched of %d in %d copies, wanted at most %d", got, im.size, kill+1, most)

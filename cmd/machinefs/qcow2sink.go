@@ -46,6 +46,10 @@ func (q *qcow2Sink) inOrder() bool         { return true }
 // write writes whole clusters, and keeps the rest until more of it comes.
 func (q *qcow2Sink) write(ctx context.Context, p []byte, off int64) error {
 	const cluster = disk.Qcow2Cluster
+	skip := min(q.before(off), int64(len(p)))
+	if p, off = p[skip:], off+skip; len(p) == 0 {
+		return nil
+	}
 	if at := off % cluster; at > 0 { // the rest of a cluster
 		if len(q.tail) == 0 {
 			q.tail = make([]byte, at, cluster)
@@ -76,6 +80,9 @@ func (q *qcow2Sink) write(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
+// before returns how many bytes from off on an earlier run has written.
+func (q *qcow2Sink) before(off int64) int64 { return max(0, q.image.Next()-off) }
+
 func (q *qcow2Sink) put(ctx context.Context, p []byte, off int64) error {
 	return outputError(q.path, q.image.Write(ctx, p, off))
 }
@@ -83,6 +90,8 @@ func (q *qcow2Sink) put(ctx context.Context, p []byte, off int64) error {
 // zeros leaves them out, but for those of a cluster that other bytes are in.
 func (q *qcow2Sink) zeros(ctx context.Context, off, n int64) error {
 	const cluster = disk.Qcow2Cluster
+	skip := min(q.before(off), n)
+	off, n = off+skip, n-skip
 	for n > 0 && (off%cluster > 0 || n < cluster) {
 		m := min(n, cluster-off%cluster)
 		if err := q.write(ctx, make([]byte, m), off); err != nil {

@@ -68,6 +68,9 @@ func (w *Walk) pieces(ctx context.Context, target, end int64, era int, keep Keep
 	l := newLearner(w, era)
 	pos = w.pos
 	for err == nil && !ended && (pos < target || pos == end) {
+		if err = errors.Join(keeping.failed(), learning.failed()); err != nil {
+			break
+		}
 		var p *piece
 		var passed int64
 		if err = w.makeRoom(ctx, l, pos, end, keeping, learning); err != nil {

@@ -1,10 +1,13 @@
 package walk
 
+import "sync/atomic"
+
 // A lane does one thing after the other in a goroutine of its own. After an error it does nothing
 // more.
 type lane struct {
 	jobs chan job
 	idle chan error // answers wait: the first error so far
+	bad  atomic.Pointer[error]
 }
 
 // A job is one of do, always, which is called after an error as well, or none, which wait waits for.
@@ -25,7 +28,9 @@ func newLane() *lane {
 			case job.do == nil:
 				l.idle <- err
 			case err == nil:
-				err = job.do()
+				if err = job.do(); err != nil {
+					l.bad.Store(&err)
+				}
 			}
 		}
 	}()
@@ -33,6 +38,14 @@ func newLane() *lane {
 }
 
 func (l *lane) do(f func() error) { l.jobs <- job{do: f} }
+
+// failed returns the first error so far, without waiting.
+func (l *lane) failed() error {
+	if err := l.bad.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
 
 // after calls f when all jobs before it are done, or were left out.
 func (l *lane) after(f func()) { l.jobs <- job{always: f} }
