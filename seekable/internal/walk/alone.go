@@ -64,6 +64,9 @@ func (a *Alone) Read(ctx context.Context, us []spans.Unit, era int, keep Keep) (
 		u := &us[i]
 		p := (*buf)[:u.Len]
 		if !u.Fetch && u.Span.Zero {
+			if err := a.checkZero(u); err != nil {
+				return u.Out, a.blame(err)
+			}
 			p = ledger.Zeros[:u.Len]
 		} else if err := a.twice(ctx, &Job{u, p, src, packed[i], hold}, lo); err != nil {
 			if damage, ok := errors.AsType[*ledger.DamageError](err); ok {
@@ -180,17 +183,33 @@ func (a *Alone) once(ctx context.Context, j *Job) error {
 	if err != nil {
 		return err
 	}
-	if sum := sha256.Sum256(j.Dst); sum != j.Span.Sum {
-		format := a.Format
-		if a.Foreign {
-			format = "index"
-		}
-		return &codec.ChecksumError{
-			Format: format, Kind: "SHA-256", Off: j.In,
-			Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(j.Span.Sum[:]),
-		}
+	if err := a.checkSum(j.Unit, sha256.Sum256(j.Dst)); err != nil {
+		return err
 	}
 	return Saw(ctx, a.Blob, j.Src, j.In, !a.Foreign)
+}
+
+// checkZero compares the SHA-256 of a span of zeros, which is not decoded, with that of zeros: a mark
+// that is damaged shows.
+func (a *Alone) checkZero(u *spans.Unit) error {
+	if u.Len == a.Grid {
+		return a.checkSum(u, ZeroSum(int(u.Len)))
+	}
+	return a.checkSum(u, sha256.Sum256(ledger.Zeros[:u.Len])) // lengths of an index are not remembered
+}
+
+func (a *Alone) checkSum(u *spans.Unit, sum [sha256.Size]byte) error {
+	if sum == u.Span.Sum {
+		return nil
+	}
+	format := a.Format
+	if a.Foreign {
+		format = "index"
+	}
+	return &codec.ChecksumError{
+		Format: format, Kind: "SHA-256", Off: u.In,
+		Got: hex.EncodeToString(sum[:]), Want: hex.EncodeToString(u.Span.Sum[:]),
+	}
 }
 
 // DecodeSpan decodes one span of a large part.
