@@ -123,11 +123,11 @@ func (p *progress) stdout(out io.Writer) io.Writer {
 // add shows a piece of work until finish is called. now tells its state, several times a second.
 func (p *progress) add(title string, now func() progressState) (finish func()) {
 	r := &rater{}
-	r.note(time.Now(), now().done)
+	r.see(time.Now(), now())
 	if p.bars != nil {
 		line := func(w io.Writer, st decor.Statistics) error {
 			s := now()
-			r.note(time.Now(), s.done)
+			r.see(time.Now(), s)
 			_, err := io.WriteString(w, progressLine(title, s, r, st.AvailableWidth))
 			return err
 		}
@@ -170,7 +170,7 @@ func (p *progress) add(title string, now func() progressState) (finish func()) {
 
 // tell writes a log line or a JSON object.
 func (p *progress) tell(title string, s progressState, r *rater) {
-	r.note(time.Now(), s.done)
+	r.see(time.Now(), s)
 	rate, left := r.rate(), r.left(s)
 	if p.mode == progressJSON {
 		o := struct {
@@ -219,6 +219,7 @@ func (p *progress) close() {
 // A rater measures the rate of the last seconds. Bytes of an earlier run do not count.
 type rater struct {
 	mu      sync.Mutex
+	total   int64
 	samples []sample // the first one and those of the last rateWindow
 }
 
@@ -232,9 +233,20 @@ const (
 	rateFirst  = 400 * time.Millisecond // before that, a rate would be a guess
 )
 
-func (r *rater) note(at time.Time, done int64) {
+// see notes a state. Where it begins to be known, or counts something else, the rate begins anew.
+func (r *rater) see(at time.Time, s progressState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if s.total != r.total {
+		r.total, r.samples = s.total, nil
+	}
+	if s.total > 0 {
+		r.note(at, s.done)
+	}
+}
+
+// note adds a sample. mu is held.
+func (r *rater) note(at time.Time, done int64) {
 	if k := len(r.samples); k > 0 && at.Sub(r.samples[k-1].at) < drawEvery/2 {
 		return
 	}
@@ -300,6 +312,9 @@ func progressLine(title string, s progressState, r *rater, width int) string {
 	tail := fmt.Sprintf("%s  %s left", rateText(r.rate()), leftText(r.left(s)))
 	if s.waiting != "" {
 		tail = s.waiting
+	}
+	if s.total > 0 {
+		s.done = min(s.done, s.total)
 	}
 	size := fmt.Sprintf("%s of %s", human(s.done), sizeOr(s.total))
 	const shortest, bar = 8, 12 // columns

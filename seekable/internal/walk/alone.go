@@ -96,6 +96,9 @@ func (a *Alone) Read(ctx context.Context, us []spans.Unit, era int, keep Keep) (
 		u := &us[i]
 		p := (*buf)[:u.Len]
 		if !u.Fetch && u.Span.Zero {
+			if err := a.checkZero(u); err != nil {
+				return u.Out, a.blame(err)
+			}
 			p = ledger.Zeros[:u.Len]
 		} else if err := a.twice(ctx, &Job{u, p, src, packed[i], hold}, lo); err != nil {
 			if damage, ok := errors.AsType[*ledger.DamageError](err); ok {
@@ -218,16 +221,34 @@ func (a *Alone) once(ctx context.Context, j *Job) error {
 		return err
 	}
 	if kind, got, want, same := j.Span.Compare(j.Dst); !same {
-		format := a.Format
-		if a.Foreign {
-			format = "index"
-		}
-		return &codec.ChecksumError{
-			Format: format, Kind: kind, Off: j.In,
-			Got: hex.EncodeToString(got), Want: hex.EncodeToString(want),
-		}
+		return a.wrongSum(j.Unit, kind, got, want)
 	}
 	return Saw(ctx, a.Blob, j.Src, j.In, !a.Foreign && !j.Span.Weak)
+}
+
+// checkZero compares the SHA-256 of a span of zeros, which is not decoded, with that of zeros: a mark
+// that is damaged shows.
+func (a *Alone) checkZero(u *spans.Unit) error {
+	sum := [sha256.Size]byte{}
+	if u.Len == a.Grid {
+		sum = ZeroSum(int(u.Len))
+	} else { // lengths of an index are not remembered
+		sum = sha256.Sum256(ledger.Zeros[:u.Len])
+	}
+	if sum == u.Span.Sum {
+		return nil
+	}
+	return a.wrongSum(u, "SHA-256", sum[:], u.Span.Sum[:])
+}
+
+func (a *Alone) wrongSum(u *spans.Unit, kind string, got, want []byte) error {
+	format := a.Format
+	if a.Foreign {
+		format = "index"
+	}
+	return &codec.ChecksumError{
+		Format: format, Kind: kind, Off: u.In, Got: hex.EncodeToString(got), Want: hex.EncodeToString(want),
+	}
 }
 
 // DecodeSpan decodes one span of a large part.
