@@ -7,9 +7,9 @@ const (
 
 // A table decodes one of a block's codes.
 type table struct {
-	first [1 << firstBits]entry  // for each value of the next bits
-	limit [maxLen + 1]uint32     // for each length: the first 20 bits that are above its codes
-	base  [maxLen + 1]uint32     // and subtracted from a code, it gives the place of the symbol in order
+	first [1 << firstBits]entry // for each value of the next bits
+	limit [maxLen + 1]uint32    // for each length: the first 20 bits that are above its codes
+	base  [maxLen + 1]uint32    // and subtracted from a code, it gives the place of the symbol in order
 	order [258]uint16
 	least int // length of the shortest code
 }
