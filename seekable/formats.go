@@ -204,7 +204,7 @@ func openGzip(_ context.Context, b Blob, opt Options) (*Layer, error) {
 
 // bzip2: one part, of blocks that are independent but can be anywhere.
 func bzip2Decoder(spans.Part) codec.Decoder {
-	return codec.Decoder{NewWalker: bzip2.NewWalker, Decode: bzip2.Decode, Memory: 32 << 20}
+	return codec.Decoder{NewWalker: bzip2.NewWalker, Decode: bzip2.Decode, Memory: bzip2.Memory()}
 }
 
 // isBzip2 tells "BZh", the level, and the magic of a block or of an empty stream's end.

@@ -44,6 +44,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
@@ -62,6 +63,13 @@ const (
 // errSpan is the cause of errors of Decode that can only come from a wrong Point, not from a wrong
 // stream.
 var errSpan = errors.New("the span does not fit the stream")
+
+// Memory returns how many bytes a walk takes at the most: a decoder, of 7 MiB, and a block's input
+// for each core and two more.
+func Memory() int64 { return int64(cores()+2) * (9 << 20) }
+
+// cores is how many blocks are decoded at once.
+func cores() int { return min(runtime.GOMAXPROCS(0), 15) }
 
 var decoders = sync.Pool{New: func() any { return new(blockDecoder) }}
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 
 	"github.com/machinefs/machinefs/seekable/internal/codec"
 )
@@ -49,7 +48,7 @@ func NewWalker(r io.Reader, at codec.Point, _ []byte) (codec.Walker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{r: r, p: p, lead: at.Lead, cores: min(runtime.GOMAXPROCS(0), 15)}
+	w := &walker{r: r, p: p, lead: at.Lead, cores: cores()}
 	w.next = codec.Point{In: at.In, Lead: at.Lead, State: at.State}
 	return w, nil
 }
