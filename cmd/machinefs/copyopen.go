@@ -49,6 +49,9 @@ func (j *copyJob) open(ctx context.Context) error {
 			return &usageError{fmt.Errorf("%s and %s are the same file", j.ref, j.to.path)}
 		}
 	}
+	if old, ok := j.partial.begun(); ok && old.Request == b.Request && old.Key != b.Key {
+		j.host.log.Warn("the source has changed since the copy was broken off: beginning anew", "reference", j.ref)
+	}
 	if j.report.Resumed, err = j.partial.begin(b); err != nil {
 		return err
 	}
