@@ -46,7 +46,11 @@ func hideCreds(args []string) error {
 		return nil
 	}
 	env := append(os.Environ(), credsVariable+"="+creds) // of two of a name the last counts
-	return syscall.Exec("/proc/self/exe", kept, env)
+	self, err := ownProgram()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(self, kept, env)
 }
 
 // withoutCreds takes --creds out of a command line. Behind "--" nothing is a flag.
