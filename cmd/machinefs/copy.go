@@ -132,6 +132,11 @@ func (j *copyJob) direct() bool {
 func (j *copyJob) copy(ctx context.Context, again bool) error {
 	s := j.stack
 	j.describe()
+	if len(s.kept) > 0 {
+		if err := j.checkRoom(s.blob.Size()); err != nil {
+			return err
+		}
+	}
 	c := &copier{stack: s, drop: j.own() && s.place == nil}
 	j.copier.Store(c)
 	if j.direct() {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/machinefs/machinefs/cache"
 )
@@ -111,8 +113,20 @@ func (j *copyJob) openPartial() (err error) {
 
 // checkSpace refuses a copy that cannot fit, before anything is fetched. How much of a compressed
 // disk are zeros shows only when it is decoded; but it takes no less than its blob, of which zeros
-// are next to nothing.
+// are next to nothing. Of a blob that is not compressed, or does not seem to be, nothing is known.
 func (j *copyJob) checkSpace(pins []pin) error {
+	least := int64(math.MaxInt64)
+	for _, p := range pins {
+		if !seemsCompressed(p) {
+			return nil
+		}
+		least = min(least, p.source.Size)
+	}
+	return j.checkRoom(least)
+}
+
+// checkRoom refuses a copy of at least so many bytes that does not fit.
+func (j *copyJob) checkRoom(least int64) error {
 	if j.to.kind != toFile {
 		return nil
 	}
@@ -120,16 +134,24 @@ func (j *copyJob) checkSpace(pins []pin) error {
 	if err != nil {
 		return nil
 	}
-	least := int64(math.MaxInt64)
-	for _, p := range pins {
-		least = min(least, p.source.Size)
-	}
 	least -= least/100 + j.partial.occupied()
 	if least > free {
 		return local(fmt.Errorf("write %s: no space left: its file system has %s, and the copy takes %s more at least",
 			j.to.path, human(free), human(least)))
 	}
 	return nil
+}
+
+// seemsCompressed reports whether a blob's name or media type says that it is compressed.
+func seemsCompressed(p pin) bool {
+	for _, name := range []string{p.source.Title, p.source.Name, referenceName(p.image.Reference)} {
+		switch formatSuffixes[strings.ToLower(path.Ext(name))] {
+		case "gzip", "xz", "zstd", "bzip2":
+			return true
+		}
+	}
+	_, suffix, _ := strings.Cut(p.source.MediaType, "+")
+	return suffix == "gzip" || suffix == "zstd" || suffix == "xz"
 }
 
 // sameFile reports whether two paths lead to one file.
